@@ -1,0 +1,1 @@
+"""Visual localisation: a pose regressor trained on random views of a Gaussian splat."""

@@ -1,0 +1,318 @@
+"""The one tree of settings: frozen, typed, and the only place where a default is written.
+
+The docstring under a field is its help text on the command line. Presets are TOML files beside this
+module; loading is strict: an unknown key or a value of the wrong type is an error that names the
+file, the key and what is accepted.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+BatchNorm = Literal["live", "frozen", "calibrated"]
+FeatureLoss = Literal["vicreg", "triplet", "ntxent", "mse"]
+Schedule = Literal["constant", "one_cycle", "plateau"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the key, the value and what is accepted."""
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Photographs on their way into the network."""
+
+    height: int = 240
+    """Network input height in pixels; the width follows the photographs' aspect ratio."""
+    num_workers: int = 4
+    """Threads that decode photographs, or gather batches when images stay in host memory."""
+    pin_memory: bool = True
+    """Page-lock host memory, so that copies to the GPU overlap with work."""
+    device_budget_gib: float = 16.0
+    """Images above this size stay in host memory and stream to the device batch by batch."""
+    cache_dir: Path | None = None
+    """Folder for decoded images, keyed by content; none: decode on every run."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The pose regressor."""
+
+    backbone: str = "b0"
+    """`b0` to `b3` (EfficientNet), or `timm:NAME` for any timm model when timm is installed."""
+    width: float = 1.0
+    """Multiplies the trunk's channel counts; published weights need 1."""
+    dim: int = 256
+    """Token width of the transformers."""
+    heads: int = 4
+    """Attention heads."""
+    layers: int = 6
+    """Encoder layers per branch."""
+    feedforward: int = 256
+    """Hidden width of each encoder layer's MLP."""
+    head_hidden: int = 1024
+    """Hidden width of the two pose heads."""
+    dropout: float = 0.1
+    """Dropout in the encoder layers."""
+    drop_connect: float = 0.2
+    """Stochastic depth of the trunk's last block; earlier blocks get a linear share."""
+    translation_level: int = 4
+    """Trunk level (stride 2^level) that the translation branch reads."""
+    rotation_level: int = 3
+    """Trunk level that the rotation branch reads; 3 gives 4x the tokens of 4."""
+    feature_dim: int = 128
+    """Channels of the adaptation layers, which only the feature and adversarial terms use."""
+    batch_norm: BatchNorm = "live"
+    """`live`, `frozen` as published (needs pretrained weights), or `calibrated` once and frozen."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Photographs and poses to Gaussians (3D Gaussian splatting, MCMC densification)."""
+
+    iterations: int = 5000
+    """Optimisation steps."""
+    images_per_step: int = 1
+    """Photographs rendered per step."""
+    height: int | None = None
+    """Train at this image height; none: the photographs' own."""
+    max_gaussians: int = 300_000
+    """MCMC never grows beyond this."""
+    initial_points: int = 100_000
+    """Use at most this many initial points; surplus is drawn at random."""
+    sh_degree: int = 2
+    """Highest spherical-harmonics degree of the colours."""
+    ssim_weight: float = 0.2
+    """w in the loss (1 - w)·L1 + w·(1 - SSIM)."""
+    antialiased: bool = True
+    """Compensate opacity for the screen-space low-pass filter (Mip-Splatting)."""
+    means_lr: float = 1.6e-4
+    """Learning rate of the means per unit of scene extent; decays to 1 % of it."""
+    scales_lr: float = 5e-3
+    """Learning rate of the log scales."""
+    quats_lr: float = 1e-3
+    """Learning rate of the quaternions."""
+    opacities_lr: float = 5e-2
+    """Learning rate of the opacity logits."""
+    sh_lr: float = 2.5e-3
+    """Learning rate of the base colour; higher degrees get a twentieth."""
+    opacity_reg: float = 0.01
+    """Weight of the mean opacity (MCMC needs it to free Gaussians)."""
+    scale_reg: float = 0.01
+    """Weight of the mean scale."""
+    noise_lr: float = 5e5
+    """Strength of MCMC's exploration noise."""
+    refine_every: int = 100
+    """Steps between relocations."""
+    refine_start: float = 0.1
+    """Share of the iterations before the first relocation."""
+    refine_stop: float = 0.85
+    """Share of the iterations after the last relocation."""
+    seed: int = 7
+    """Seed of every random choice of the fit."""
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Random view synthesis (RVS): new poses near the training poses, rendered from the splat."""
+
+    translation_m: float = 0.2
+    """Largest shift of the camera, uniform in a ball."""
+    rotation_deg: float = 10.0
+    """Largest turn of the camera about itself, a geodesic angle."""
+    per_image: int = 1
+    """Views per training photograph; 0 trains without synthesis."""
+    refresh_epochs: int = 1
+    """Epochs between redraws of all views."""
+    bounds_margin_m: float = 0.2
+    """Views must lie in the box of the training cameras, widened by this."""
+    min_coverage: float = 0.5
+    """A view with a lower mean alpha is rejected."""
+    max_attempts: int = 10
+    """Redraws of a rejected view; then the best attempt is kept and counted."""
+    render_batch: int = 32
+    """Views drawn per call."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the named terms; zero removes a term and its cost."""
+
+    pose: float = 1.0
+    """Pose of the photographs."""
+    rendered: float = 0.0
+    """Pose of the photographs re-rendered at their own pose."""
+    view: float = 1.0
+    """Pose of the synthetic views."""
+    feature: float = 0.0
+    """Alignment of features of photographs and their renderings."""
+    adversarial: float = 0.0
+    """Renderings should look real to the discriminator (LSGAN)."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training of the regressor."""
+
+    epochs: int = 100
+    """Passes over the training photographs."""
+    batch_size: int = 8
+    """Photographs per step; the views come on top."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of Adam."""
+    schedule: Schedule = "one_cycle"
+    """`one_cycle`, `constant`, or `plateau` (factor 0.95 on the validation score, as published)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip: float = 0.0
+    """Clip the gradient's norm; 0: off."""
+    ema_decay: float = 0.0
+    """Score and keep an exponential moving average of the weights; 0: the weights themselves."""
+    discriminator_lr: float = 1e-4
+    """Learning rate of the discriminator (Adam, betas 0.5 and 0.999)."""
+    feature_loss: FeatureLoss = "vicreg"
+    """Which feature alignment the term `feature` uses."""
+    learn_pose_weights: bool = False
+    """Learn the balance of translation and rotation (homoscedastic uncertainty, own optimiser)."""
+    translation_log_weight: float = 3.0
+    """Natural log of the weight of the translation error in metres (published: 3)."""
+    rotation_log_weight: float = 6.5
+    """Natural log of the weight of the rotation-matrix error (published: 6.5)."""
+    precision: Precision = "fp32"
+    """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
+    compile: bool = False
+    """torch.compile the network."""
+    validation_fraction: float = 0.1
+    """Share of the training photographs held out, in contiguous blocks, to choose the weights."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    patience: int = 0
+    """Stop after this many validations without a better score; 0: never."""
+    seed: int = 7
+    """Seed of every random choice of the training."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def preset_names() -> list[str]:
+    """Names that `preset` accepts."""
+    folder = resources.files("rap") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir()
+                  if entry.name.endswith(".toml"))  # fmt: skip
+
+
+def preset(name: str) -> Config:
+    """A named preset; raises ConfigError for an unknown name."""
+    if name not in preset_names():
+        raise ConfigError(f"preset {name!r} does not exist; there are {', '.join(preset_names())}")
+    text = (resources.files("rap") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return from_toml(text, f"preset {name}")
+
+
+def load(path: Path) -> Config:
+    """A configuration file; raises ConfigError naming the file and the key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    return from_toml(text, str(path))
+
+
+def from_toml(text: str, source: str) -> Config:
+    """Parse TOML strictly; `source` names the text in errors."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    return from_dict(tree, source)
+
+
+def from_dict(tree: dict[str, Any], source: str) -> Config:
+    """Build a Config from nested dictionaries; every key must exist and every value must fit."""
+    return _build(Config, tree, source, "")
+
+
+def to_toml(config: Config) -> str:
+    """TOML text that `from_toml` reads back to an equal Config; None is left out."""
+    lines = []
+    for section in dataclasses.fields(config):
+        lines.append(f"[{section.name}]")
+        values = dataclasses.asdict(getattr(config, section.name))
+        lines += [f"{k} = {_toml_value(v)}" for k, v in values.items() if v is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Nested plain dictionaries, paths as text, None left out: what `from_dict` reads back."""
+    sections = {
+        f.name: dataclasses.asdict(getattr(config, f.name)) for f in dataclasses.fields(config)
+    }
+    return {
+        name: {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
+        for name, values in sections.items()
+    }
+
+
+def _toml_value(value: Any) -> str:  # noqa: ANN401 (any TOML scalar)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _build(cls: type, tree: object, source: str, prefix: str) -> Any:  # noqa: ANN401
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: {prefix.rstrip('.') or 'top level'} must be a table")
+    known = {f.name: f.type for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in tree.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
+            raise ConfigError(f"{source}: unknown key {prefix}{key}{hint}")
+        kind = known[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _build(typing.cast(type, kind), value, source, f"{prefix}{key}.")
+        else:
+            values[key] = _coerce(kind, value, source, prefix + key)
+    return cls(**values)
+
+
+def _coerce(kind: Any, value: Any, source: str, key: str) -> Any:  # noqa: ANN401
+    """The value as its field's type, or an error; whole numbers may stand for floats."""
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value in options:
+            return value
+        raise ConfigError(
+            f"{source}: {key} = {value!r} must be one of {', '.join(map(str, options))}"
+        )
+    kinds = options if isinstance(kind, types.UnionType) else (kind,)
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) in kinds:
+        return value
+    names = " or ".join(k.__name__ for k in kinds if k is not type(None))
+    raise ConfigError(f"{source}: {key} = {value!r} must be {names}")

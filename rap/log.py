@@ -1,0 +1,95 @@
+"""What people see while something runs: a console, progress with a rate, tables, a log file."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False)
+
+
+class Ticker(Protocol):
+    """Advances a progress bar; keyword values are shown beside it."""
+
+    def __call__(self, num: int = 1, **shown: float | str) -> None:
+        """Count `num` finished items and show the given values."""
+        ...
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else f"- {unit}/s")
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str) -> Iterator[Ticker]:
+    """A progress bar with a rate in `unit` per second; silent where stderr is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total, unit=unit, shown="")
+
+        def tick(num: int = 1, **shown: float | str) -> None:
+            text = "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
+            )
+            bar.update(task, advance=num)
+            if shown:
+                bar.update(task, shown=text)
+
+        yield tick
+
+
+def info(message: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """One line that should not be missed."""
+    console.print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A small table on stderr, numbers right-aligned by the caller's formatting."""
+    grid = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    console.print(grid)
+
+
+def append_json(path: Path, record: dict[str, object]) -> None:
+    """Add one line to a JSON-lines file and flush it, so that a killed run keeps its log."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, sort_keys=True) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The pose regressor and its checkpoints."""

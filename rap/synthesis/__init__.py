@@ -1,0 +1,1 @@
+"""Random view synthesis: new poses near the training poses, rendered into the image bank."""

@@ -1,0 +1,1 @@
+"""Training: named loss terms, one step, one resumable loop."""

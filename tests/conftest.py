@@ -1,0 +1,29 @@
+"""Shape checks over `rap`, Hypothesis profiles, capped threads, and the device fixture."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+# Before the first import of rap: the hook checks what is imported after it.
+install_import_hook("rap", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+settings.register_profile(
+    "dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "ci", parent=settings.get_profile("dev"), max_examples=200, derandomize=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each test that asks for it runs on the CPU and, where there is one, on the GPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    return torch.device(request.param)
