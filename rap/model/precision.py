@@ -1,0 +1,33 @@
+"""The one switch for arithmetic precision, with a real off position."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from rap.config import ConfigError, Precision
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def precision_scope(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run the block in a precision, then restore what was set before.
+
+    `fp32` is really fp32: TensorFloat-32 and any outer autocast are off. `tf32` allows
+    TensorFloat-32 in matrix products and convolutions; `bf16` and `fp16` are autocast, and what
+    stays fp32 under them is without TensorFloat-32. `tf32` and `fp16` on the CPU raise ConfigError.
+    """
+    if device.type != "cuda" and precision in ("tf32", "fp16"):
+        raise ConfigError(
+            f"train.precision = {precision!r} needs a CUDA device, not {device}; use fp32 or bf16"
+        )
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    dtype = AUTOCAST_DTYPES.get(precision)
+    try:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,0 +1,113 @@
+"""The encoder of one branch: feature map in, the pose token out.
+
+Pre-norm layers. The positional vectors are added to queries and keys of every layer, never to the
+values. Published RAP (ICCV 2025) uses 6 layers, 4 heads, width 256, GELU MLPs of width 256.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_CELLS = 255
+
+
+class PositionTable(nn.Module):
+    """Learned vectors per column and row of a feature map, and one for the pose token."""
+
+    __call__: Callable[[int, int], Tensor]
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.columns = nn.Parameter(torch.rand(MAX_CELLS, dim // 2))
+        self.rows = nn.Parameter(torch.rand(MAX_CELLS, dim // 2))
+        self.pose = nn.Parameter(torch.rand(dim // 2))
+
+    def forward(self, height: int, width: int) -> Float[Tensor, "t d"]:
+        """Token 0 is the pose token, then the cells row by row; column half before row half."""
+        if max(height, width) > MAX_CELLS:
+            raise ValueError(
+                f"a feature map of {height}x{width} cells is larger than the position tables, "
+                f"which hold {MAX_CELLS}x{MAX_CELLS}: use smaller images or a higher level"
+            )
+        columns = self.columns[:width].expand(height, -1, -1)
+        rows = self.rows[:height, None].expand(-1, width, -1)
+        cells = torch.cat([columns, rows], dim=-1).flatten(0, 1)
+        return torch.cat([self.pose.repeat(2)[None], cells])
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and an MLP, each on normalised input and added to it."""
+
+    __call__: Callable[[Tensor, Tensor, bool], Tensor]
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], position: Float[Tensor, "t d"], only_first: bool
+    ) -> Float[Tensor, "b s d"]:
+        """All tokens (s = t), or the first alone (s = 1), which still attends to all."""
+        z = self.norm1(x)
+        q, k, v = self._project_first(z, position) if only_first else self._project(z, position)
+        x = x[:, : q.shape[1]]
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        rate = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        x = x + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
+        hidden = self._drop(F.gelu(self.linear1(self.norm2(x))))
+        return x + self._drop(self.linear2(hidden))
+
+    def _project(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One product for q, k and v; W(z + p) = Wz + Wp, and Wp does not depend on the image."""
+        dim = z.shape[-1]
+        qk, v = self.qkv(z).split([2 * dim, dim], dim=-1)
+        q, k = (qk + F.linear(position, self.qkv.weight[: 2 * dim])).chunk(2, dim=-1)
+        return q, k, v
+
+    def _project_first(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dim = z.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(z[:, :1] + position[:1], weight[:dim], bias[:dim])
+        k, v = F.linear(z, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        return q, k + F.linear(position, weight[dim : 2 * dim]), v
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Encoder(nn.Module):
+    """Layers and a final norm; returns token 0, the only one that the pose heads read."""
+
+    __call__: Callable[[Tensor, Tensor], Tensor]
+
+    def __init__(self, dim: int, heads: int, layers: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, tokens: Float[Tensor, "b t d"], position: Float[Tensor, "t d"]
+    ) -> Float[Tensor, "b d"]:
+        """The last layer computes its query and MLP for token 0 alone, which is exact."""
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            tokens = layer(tokens, position, index == last)
+        return self.norm(tokens[:, 0])
