@@ -1,7 +1,7 @@
 """Shape of the procedural room: a box seen from inside, boxes in it seen from outside, lamps.
 
 World coordinates are z-up metres with the floor's centre at the origin. The furniture stands near
-the walls, or lower than `LOWEST_CAMERA_M`, so that the camera path in `room_path` is always free.
+the walls or is knee-high, so that the camera path of `room_path` is always free.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.random import Generator
-
-LOWEST_CAMERA_M = 1.0
 
 Vectors = Float64[np.ndarray, "*b 3"]
 
@@ -76,12 +74,6 @@ def visible(
     enter = np.where(speed <= 0, t, 0.0).max(-1)
     leave = np.where(speed > 0, t, 1.0).min(-1)
     return (np.maximum(enter, 0.0) >= np.minimum(leave, 1.0)).all(-1)
-
-
-def clearance_m(solids: Solids, points: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n"]:
-    """Distance to the nearest wall or box face, a lower bound near edges; negative inside."""
-    inside = solids.offset - np.einsum("nc,sfc->nsf", points, solids.normal)
-    return np.minimum(inside[:, 0].min(-1), -inside[:, 1:].min(-1).max(-1))
 
 
 def _box(

@@ -3,7 +3,8 @@
 On the plane n·x = d seen from o, inverse depth is affine in the pixel: 1/z = n·R K⁻¹ (u, v, 1) /
 (d − n·o). From inside a convex solid the nearest exit is the largest 1/z of its planes; from
 outside the ray enters at the smallest 1/z of the planes that face the camera, and hits if that
-exceeds the largest 1/z of the others. So a frame costs two additions and a comparison per pixel and plane.
+exceeds the largest 1/z of the others. So a frame costs two additions and a comparison
+per pixel and plane.
 """
 
 from collections.abc import Callable
