@@ -92,7 +92,7 @@ def _pixels(camera: Camera) -> tuple[Float32[Tensor, "w"], Float32[Tensor, "h"]]
 
 def _cast(
     solids: Solids, camera: Camera, world_from_camera: Float64[np.ndarray, "4 4"]
-) -> tuple[Float32[Tensor, "h w"], Int64[Tensor, "h w"]]:
+) -> tuple[Float32[Tensor, "h w"], Int32[Tensor, "h w"]]:
     """1/z and the face that each pixel sees."""
     u, v = _pixels(camera)
     a, b, c = torch.from_numpy(_planes(solids, camera, world_from_camera)).float().unbind(-1)
