@@ -157,11 +157,12 @@ class EfficientNetTrunk(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Feature maps of the levels asked for, in that order, from ImageNet-normalised images."""
         x = F.silu(self.stem_norm(_convolve(self.stem, images)))
-        outputs = []
-        for block in self.blocks:
+        kept = {}
+        for index, block in enumerate(self.blocks):
             x = block(x)
-            outputs.append(x)
-        return [outputs[end] for end in self.ends]
+            if index in self.ends:
+                kept[index] = x
+        return [kept[end] for end in self.ends]
 
 
 class TimmTrunk(nn.Module):

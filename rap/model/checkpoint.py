@@ -61,7 +61,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     # The seed is irrelevant: load_weights replaces every tensor or raises.
     regressor = build_regressor(config, seed=0)
     load_weights(regressor, tensors, str(path))
-    provenance = {str(key): str(value) for key, value in fields["provenance"].items()}
+    provenance = {key: str(value) for key, value in fields["provenance"].items()}
     return Checkpoint(regressor.eval().to(device), _camera(path, fields["camera"]), provenance)
 
 

@@ -65,7 +65,8 @@ class Branch(nn.Module):
     ) -> Float[Tensor, "b o"]:
         """The head's raw output, in the parameters' precision even under autocast."""
         tokens = self.project(features.flatten(2).mT)
-        pose_token = self.pose_token.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+        # Not cast down under autocast: the sum that runs through the layers stays fp32.
+        pose_token = self.pose_token.expand(tokens.shape[0], 1, -1)
         position = positions(features.shape[2], features.shape[3])
         token = self.encoder(torch.cat([pose_token, tokens], dim=1), position)
         with torch.autocast(features.device.type, enabled=False):
