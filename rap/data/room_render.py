@@ -7,12 +7,11 @@ exceeds the largest 1/z of the others. So a frame costs two additions and a comp
 per pixel and plane.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int32, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
@@ -92,41 +91,29 @@ def _pixels(camera: Camera) -> tuple[Float32[Tensor, "w"], Float32[Tensor, "h"]]
 
 def _cast(
     solids: Solids, camera: Camera, world_from_camera: Float64[np.ndarray, "4 4"]
-) -> tuple[Float32[Tensor, "h w"], Int32[Tensor, "h w"]]:
+) -> tuple[Float32[Tensor, "h w"], Int64[Tensor, "h w"]]:
     """1/z and the face that each pixel sees."""
-    u, v = _pixels(camera)
-    a, b, c = torch.from_numpy(_planes(solids, camera, world_from_camera)).float().unbind(-1)
-
-    def inverse_depth(index: int) -> Float32[Tensor, "h w"]:
-        return (a[index] * u)[None, :] + (b[index] * v + c[index])[:, None]
-
-    ahead = solids.offset - solids.normal @ world_from_camera[:3, 3]
-    best, face = _extreme([(i, inverse_depth(i)) for i in range(6)], torch.gt)
-    for solid in range(1, len(ahead)):
-        front = [6 * solid + side for side in range(6) if ahead[solid, side] < 0]
-        enter, front_face = _extreme([(i, inverse_depth(i)) for i in front], torch.lt)
+    planes = (
+        torch.from_numpy(_planes(solids, camera, world_from_camera)).float().unflatten(0, (-1, 6))
+    )
+    faces_camera = torch.from_numpy(solids.normal @ world_from_camera[:3, 3] > solids.offset)
+    best, face = _inverse_depth(planes[0], camera).max(0)
+    for solid in range(1, len(planes)):
+        sides = faces_camera[solid].nonzero().flatten()
+        enter, side = _inverse_depth(planes[solid, sides], camera).min(0)
         hit = enter > best
-        if not hit.any():
-            continue
-        for side in range(6):
-            if ahead[solid, side] >= 0:
-                hit &= enter > inverse_depth(6 * solid + side)
-        best = torch.where(hit, enter, best)
-        face = torch.where(hit, front_face, face)
+        if hit.any():
+            hit &= enter > _inverse_depth(planes[solid, ~faces_camera[solid]], camera).amax(0)
+            best = torch.where(hit, enter, best)
+            face = torch.where(hit, sides[side] + 6 * solid, face)
     return best, face
 
 
-def _extreme(
-    planes: list[tuple[int, Float32[Tensor, "h w"]]], beats: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Float32[Tensor, "h w"], Int32[Tensor, "h w"]]:
-    """The largest (`torch.gt`) or smallest (`torch.lt`) value over planes, and whose it is."""
-    index, best = planes[0]
-    face = torch.full(best.shape, index, dtype=torch.int32)
-    for index, value in planes[1:]:
-        wins = beats(value, best)
-        best = torch.where(wins, value, best)
-        face.masked_fill_(wins, index)
-    return best, face
+def _inverse_depth(planes: Float32[Tensor, "f 3"], camera: Camera) -> Float32[Tensor, "f h w"]:
+    """a·u + b·v + c at all pixel centres."""
+    u, v = _pixels(camera)
+    a, b, c = planes[:, :, None].unbind(1)
+    return (a * u)[:, None, :] + (b * v + c)[:, :, None]
 
 
 def _lookup(
@@ -135,7 +122,7 @@ def _lookup(
     camera: Camera,
     world_from_camera: Float64[np.ndarray, "4 4"],
     inverse_depth: Float32[Tensor, "h w"],
-    face: Int32[Tensor, "h w"],
+    face: Int64[Tensor, "h w"],
 ) -> Float32[Tensor, "c h w"]:
     """Atlas texels that the pixels see: their coordinates are affine in (u, v), divided by 1/z."""
     planes = _planes(solids, camera, world_from_camera)
@@ -148,7 +135,7 @@ def _lookup(
         rows.append(TEXELS_PER_M * along + shift[:, None] * planes)
     table = torch.from_numpy(np.concatenate(rows, axis=-1)).float()
     u, v = _pixels(camera)
-    ax, bx, cx, ay, by, cy = table[face.long()].unbind(-1)
+    ax, bx, cx, ay, by, cy = table[face].unbind(-1)
     x = (ax * u + bx * v[:, None] + cx) / inverse_depth
     y = (ay * u + by * v[:, None] + cy) / inverse_depth
     return _sample(atlas, x, y)
