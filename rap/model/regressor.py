@@ -8,7 +8,6 @@ fp32, because half precision has steps of centimetres at tens of metres.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -126,7 +125,7 @@ class Regressor(nn.Module):
             adapted.append(y)
         return torch.stack(adapted)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Regressor":
         """Training mode; BatchNorm stays in evaluation mode unless the config says `live`."""
         super().train(mode)
         if self.config.batch_norm != "live":
