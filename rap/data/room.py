@@ -57,9 +57,9 @@ class RoomSpec:
 
 def make(spec: RoomSpec = RoomSpec()) -> Scene:
     """The room in memory: uint8 images, float32 depth in metres, coloured surface points."""
-    layout = room_layout.build(_generator(spec, "layout"))
-    atlas = room_textures.bake(layout, _generator(spec, "textures"))
-    walks = room_path.walks(spec.num_train, spec.num_test, _generator(spec, "walk"))
+    layout = room_layout.build(generator(spec, "layout"))
+    atlas = room_textures.bake(layout, generator(spec, "textures"))
+    walks = room_path.walks(spec.num_train, spec.num_test, generator(spec, "walk"))
     focal = FOCAL_PER_WIDTH * spec.width
     camera = Camera(focal, focal, spec.width / 2, spec.height / 2, spec.width, spec.height)
     train, test = (
@@ -89,7 +89,7 @@ def write(spec: RoomSpec, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _generator(spec: RoomSpec, *purpose: str | int) -> Generator:
+def generator(spec: RoomSpec, *purpose: str | int) -> Generator:
     """A random stream of its own for each purpose, so that counts do not shift other choices."""
     words = [int.from_bytes(str(part).encode(), "little") for part in purpose]
     return np.random.default_rng([spec.seed, *words])
@@ -100,7 +100,7 @@ def _light(spec: RoomSpec, sequence: int, index: int, num_lamps: int) -> Light:
     power = np.full((3, num_lamps), LAMP_POWER)
     ambient = AMBIENT
     if spec.lamps_vary:
-        rng = _generator(spec, "lamps", sequence, index)
+        rng = generator(spec, "lamps", sequence, index)
         power *= np.exp(rng.normal(0.0, 0.3, num_lamps)) * np.exp(
             rng.normal(0.0, 0.06, power.shape)
         )
@@ -126,7 +126,7 @@ def _surface_points(
     spec: RoomSpec, layout: Layout, atlas: Atlas, camera: Camera, frames: tuple[Frame, ...]
 ) -> Points:
     """Points uniform over the surfaces that training frames see, coloured under the mean light."""
-    rng = _generator(spec, "points")
+    rng = generator(spec, "points")
     solids = layout.solids
     size = solids.size.reshape(-1, 2)
     area = size.prod(-1)
