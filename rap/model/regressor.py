@@ -44,7 +44,9 @@ class Branch(nn.Module):
 
     __call__: Callable[[Tensor, PositionTable], Tensor]
 
-    def __init__(self, config: ModelConfig, channels: int, initial_output: list[float]) -> None:
+    def __init__(
+        self, config: ModelConfig, channels: int, initial_output: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.pose_token = nn.Parameter(torch.zeros(config.dim))
         self.project = nn.Linear(channels, config.dim)
@@ -89,8 +91,10 @@ class Regressor(nn.Module):
         levels = (config.translation_level, config.rotation_level)
         self.trunk = build_trunk(config.backbone, config.width, config.drop_connect, levels)
         self.positions = PositionTable(config.dim)
-        self.translation_branch = Branch(config, self.trunk.channels[0], [0.0, 0.0, 0.0])
-        self.rotation_branch = Branch(config, self.trunk.channels[1], [1.0, 0, 0, 0, 1.0, 0])
+        self.translation_branch = Branch(config, self.trunk.channels[0], (0.0, 0.0, 0.0))
+        self.rotation_branch = Branch(
+            config, self.trunk.channels[1], (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        )
         self.adaptation = nn.ModuleList(
             _adaptation(channels, config.feature_dim) for channels in self.trunk.channels
         )
