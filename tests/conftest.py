@@ -13,7 +13,11 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 settings.register_profile(
-    "dev", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "dev",
+    max_examples=25,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile(
     "ci", parent=settings.get_profile("dev"), max_examples=200, derandomize=True

@@ -1,0 +1,142 @@
+"""From a scene to the image banks of a run: decode, hold out, render, synthesise."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from rap.camera import Camera
+from rap.config import Config, ConfigError
+from rap.data.images import ImageBank, decode
+from rap.scene import Frame, Scene, poses
+from rap.splat.gaussians import Gaussians
+from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views, render_images
+from rap.train.batches import Banks, epoch_generator
+from rap.train.step import needs_features
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a run reads: banks to train on, held-out photographs, and how to draw views."""
+
+    banks: Banks
+    held_out_images: UInt8[Tensor, "v 3 h w"]
+    held_out_poses: Float[Tensor, "v 4 4"]
+    camera: Camera
+    source: str
+    gaussians: Gaussians | None
+    anchors: Anchors
+
+
+def held_out_mask(num: int, fraction: float) -> list[bool]:
+    """Which training photographs validate: contiguous blocks, evenly spread.
+
+    Neighbouring video frames are near duplicates, so single held-out frames would be scored by
+    memory; the block's inner frames have no twin in training.
+    """
+    num_held = round(num * fraction)
+    if num_held == 0:
+        return [False] * num
+    num_blocks = min(max(1, num_held // 8), 5) if num_held >= 8 else min(3, num_held)
+    mask = [False] * num
+    for block in range(num_blocks):
+        size = num_held // num_blocks + (block < num_held % num_blocks)
+        start = round((block + 0.5) * num / num_blocks - size / 2)
+        for index in range(max(0, start), min(num, start + size)):
+            mask[index] = True
+    return mask
+
+
+def prepare(
+    scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
+) -> Material:
+    """Decode the photographs, split off validation, and allocate the banks; views come later."""
+    _check_views(gaussians, config)
+    camera = scene.camera.with_height(config.image.height)
+    images = decode(scene.train, camera, config.image.num_workers, config.image.cache_dir)
+    mask = torch.tensor(held_out_mask(len(scene.train), config.train.validation_fraction))
+    all_poses = poses(scene.train).float()
+    train_images, train_poses = images[~mask], all_poses[~mask]
+    photographs = _bank(train_images, train_poses, config, device)
+    train_poses = train_poses.to(device)
+    if gaussians is not None:
+        gaussians = gaussians.to(device)
+    rendered = views = None
+    if config.weights.rendered or needs_features(config.weights):
+        assert gaussians is not None
+        rendered = _bank(_render_all(gaussians, camera, train_poses, config), train_poses.cpu(),
+                         config, device)  # fmt: skip
+    if config.weights.view:
+        num = len(train_poses) * config.views.per_image
+        empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
+        views = _bank(empty, torch.zeros(num, 4, 4), config, device)
+    return Material(
+        banks=Banks(photographs, rendered, views),
+        held_out_images=images[mask],
+        held_out_poses=all_poses[mask],
+        camera=camera,
+        source=scene.source,
+        gaussians=gaussians,
+        anchors=anchors_of(train_poses, config.views.bounds_margin_m),
+    )
+
+
+def draw_views(material: Material, config: Config, epoch: int) -> RefreshStats | None:
+    """Redraw all views for an epoch; the same epoch draws the same views in every run."""
+    if material.banks.views is None or material.gaussians is None:
+        return None
+    device = material.anchors.world_from_camera.device
+    generator = epoch_generator(config.train.seed, epoch, "views", device)
+    return refresh_views(
+        material.banks.views, material.gaussians, material.camera, material.anchors,
+        config.views, generator, antialiased=config.fit.antialiased,
+    )  # fmt: skip
+
+
+def fingerprint(frames: Sequence[Frame], gaussians: Gaussians | None, settings: str) -> str:
+    """A hash of what must not change between a run and its resumption."""
+    digest = hashlib.sha256(settings.encode())
+    for frame in frames:
+        digest.update(frame.name.encode())
+        digest.update(frame.world_from_camera.numpy().tobytes())
+    if gaussians is not None:
+        digest.update(gaussians.means.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_views(gaussians: Gaussians | None, config: Config) -> None:
+    wanted = [name for name in ("rendered", "view", "feature", "adversarial")
+              if getattr(config.weights, name)]  # fmt: skip
+    if wanted and gaussians is None:
+        raise ConfigError(
+            f"the terms {', '.join(wanted)} need renderings: give a splat (--splat FILE), or set "
+            "their weights to 0 to train on photographs alone"
+        )
+    if config.weights.view and config.views.per_image < 1:
+        raise ConfigError(
+            f"views.per_image = {config.views.per_image} but weights.view = {config.weights.view}; "
+            "accepted: at least one view per image, or weights.view = 0"
+        )
+
+
+def _bank(
+    images: UInt8[Tensor, "n 3 h w"],
+    world_from_camera: Float[Tensor, "n 4 4"],
+    config: Config,
+    device: torch.device,
+) -> ImageBank:
+    budget = int(config.image.device_budget_gib * 2**30)
+    return ImageBank(images, world_from_camera, device, budget, config.image.pin_memory)
+
+
+def _render_all(
+    gaussians: Gaussians, camera: Camera, world_from_camera: Float[Tensor, "n 4 4"], config: Config
+) -> UInt8[Tensor, "n 3 h w"]:
+    chunks = [
+        render_images(gaussians, camera, chunk, antialiased=config.fit.antialiased)[0].cpu()
+        for chunk in world_from_camera.split(config.views.render_batch)
+    ]
+    return torch.cat(chunks)

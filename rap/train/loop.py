@@ -1,0 +1,235 @@
+"""The training loop: epochs, validation, the best checkpoint, and a state to resume from."""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rap import log
+from rap.config import Config, ConfigError, to_toml
+from rap.evaluate import pose_errors, predict, score, summarise
+from rap.model import checkpoint
+from rap.model.regressor import build_regressor
+from rap.scene import Scene
+from rap.splat.gaussians import Gaussians
+from rap.train.banks import Material, draw_views, fingerprint, prepare
+from rap.train.batches import batches, epoch_indices, epoch_seed
+from rap.train.schedule import learning_rate_factor
+from rap.train.state import Progress, load_state, save_state
+from rap.train.step import Learner, build_learner, optimise
+
+PLATEAU_PATIENCE = 50
+PLATEAU_FACTOR = 0.95
+CALIBRATION_BATCH = 32
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message names the epoch and what to change."""
+
+
+def train(
+    scene: Scene,
+    gaussians: Gaussians | None,
+    config: Config,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: bool = False,
+) -> Path:
+    """Train a regressor into the run directory `out`; returns the path of `best.safetensors`.
+
+    Every epoch ends with a state from which `resume=True` goes on, on the CPU bit for bit. Raises
+    ConfigError for settings that do not fit together or a directory that holds another run, and
+    TrainingError when the loss is not finite.
+    """
+    _check_run(out, resume)
+    material = prepare(scene, gaussians, config, device)
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        with log.replacing(out / "config.toml") as temporary:
+            temporary.write_text(to_toml(config), encoding="utf-8")
+    learner = _new_learner(material, config, device)
+    mark = fingerprint(scene.train, gaussians, _settings_that_matter(config))
+    progress = Progress()
+    if resume and (out / "state.pt").exists():
+        progress = load_state(out / "state.pt", learner, mark)
+        _continue_run(out, material, config, progress)
+    with _private_random_state(device), _progress(material, config, progress) as tick:
+        for epoch in range(progress.epochs_done, config.train.epochs):
+            record = _epoch(learner, material, config, epoch, progress, tick)
+            _validate(learner, material, config, epoch, progress, record, out)
+            progress.epochs_done = epoch + 1
+            _save(out / "last.safetensors", learner, material, config, epoch, "last epoch")
+            log.append_json(out / "log.jsonl", record)
+            save_state(out / "state.pt", learner, progress, mark)
+            if 0 < config.train.patience <= progress.validations_since_best:
+                log.info(f"stopping: no better score in {config.train.patience} validations")
+                break
+    if progress.best_epoch < 0:
+        last = progress.epochs_done - 1
+        _save(out / "best.safetensors", learner, material, config, last, "last epoch")
+    return out / "best.safetensors"
+
+
+def _continue_run(out: Path, material: Material, config: Config, progress: Progress) -> None:
+    """Bring views and log to where the stored state is."""
+    log.info(f"resuming after epoch {progress.epochs_done} of {config.train.epochs}")
+    drawn_in = _refresh_epoch(progress.epochs_done, config)
+    if drawn_in != progress.epochs_done:
+        draw_views(material, config, drawn_in)
+    path = out / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    with log.replacing(path) as temporary:
+        # A run killed between log and state has logged an epoch that will be done again.
+        kept = [line for line in lines if json.loads(line)["epoch"] < progress.epochs_done]
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _epoch(
+    learner: Learner,
+    material: Material,
+    config: Config,
+    epoch: int,
+    progress: Progress,
+    tick: log.Ticker,
+) -> dict[str, object]:
+    """One pass over the photographs; returns the epoch's log record."""
+    start = time.perf_counter()
+    train = config.train
+    stats = None
+    if epoch == _refresh_epoch(epoch, config):
+        stats = draw_views(material, config, epoch)
+    refresh_s = time.perf_counter() - start
+    torch.manual_seed(epoch_seed(train.seed, epoch, "dropout"))
+    indices = epoch_indices(material.banks.photographs.num, train.batch_size, train.seed, epoch)
+    num_steps, totals, num_images = len(indices), {}, 0
+    for batch in batches(material.banks, indices, config.views.per_image, config.image.num_workers):
+        factor = progress.plateau_factor * learning_rate_factor(
+            train.schedule, learner.num_steps, num_steps * train.epochs
+        )
+        for name, value in optimise(learner, batch, config, factor).items():
+            totals[name] = totals[name] + value if name in totals else value
+        num_images += len(batch.images)
+    # The only wait for the device in an epoch.
+    losses = {name: float(total) / num_steps for name, total in totals.items()}
+    if not all(map(math.isfinite, losses.values())):
+        raise TrainingError(
+            f"epoch {epoch}: the loss is not finite ({losses}); lower train.learning_rate or use "
+            "train.precision bf16 or fp32; --resume goes on from the epoch before"
+        )
+    seconds = time.perf_counter() - start
+    tick(1, **losses, images_per_s=num_images / seconds)
+    record: dict[str, object] = {
+        "epoch": epoch, "lr": train.learning_rate * factor, "seconds": round(seconds, 4),
+        "refresh_seconds": round(refresh_s, 4), "images_per_s": round(num_images / seconds, 1),
+        **{f"loss_{name}": value for name, value in losses.items()},
+    }  # fmt: skip
+    if stats is not None:
+        record |= {
+            "views_rendered": stats.num_renders,
+            "views_below_filter": stats.num_below_filter,
+        }
+    return record
+
+
+def _validate(
+    learner: Learner,
+    material: Material,
+    config: Config,
+    epoch: int,
+    progress: Progress,
+    record: dict[str, object],
+    out: Path,
+) -> None:
+    """Score the held-out photographs; keep the checkpoint if its score is the lowest so far."""
+    train = config.train
+    due = (epoch + 1) % train.validate_every == 0 or epoch + 1 == train.epochs
+    if not due or len(material.held_out_images) == 0:
+        return
+    device = material.banks.photographs.poses.device
+    predicted = predict(learner.scored, material.held_out_images, device, precision=train.precision)
+    errors = pose_errors(predicted, material.held_out_poses.double())
+    summary, current = summarise(errors), score(errors)
+    record |= {
+        "validation_translation_m": summary.median_translation_m,
+        "validation_rotation_deg": summary.median_rotation_deg,
+        "validation_score": current,
+    }
+    if current < progress.best_score:
+        progress.best_score, progress.best_epoch = current, epoch
+        progress.validations_since_best = 0
+        selection = f"lowest validation score ({current:.6f})"
+        _save(out / "best.safetensors", learner, material, config, epoch, selection)
+        return
+    progress.validations_since_best += 1
+    if train.schedule == "plateau" and progress.validations_since_best % PLATEAU_PATIENCE == 0:
+        progress.plateau_factor *= PLATEAU_FACTOR
+
+
+def _new_learner(material: Material, config: Config, device: torch.device) -> Learner:
+    regressor = build_regressor(config.model, config.train.seed)
+    regressor.set_translation_stats(material.anchors.world_from_camera[:, :3, 3].cpu())
+    regressor = regressor.to(device)
+    if config.model.batch_norm == "calibrated":
+        bank = material.banks.photographs
+        order = epoch_indices(bank.num, CALIBRATION_BATCH, config.train.seed, epoch=0)
+        regressor.calibrate(bank.batch(index.to(device)) for index in order)
+    average = copy.deepcopy(regressor) if config.train.ema_decay else None
+    return build_learner(regressor, average, config, device)
+
+
+def _check_run(out: Path, resume: bool) -> None:
+    """Refuse to start over a run, or to resume where there is none."""
+    started = (out / "config.toml").exists()
+    if started and not resume:
+        raise ConfigError(f"{out} already holds a run; resume it (--resume) or name another folder")
+    if resume and not started:
+        raise ConfigError(f"{out} holds no run to resume: config.toml is missing")
+
+
+def _settings_that_matter(config: Config) -> str:
+    """Settings without those that change where work happens but not its result."""
+    neutral = replace(config, image=replace(config.image, num_workers=0, pin_memory=False,
+                      device_budget_gib=0.0, cache_dir=None))  # fmt: skip
+    return to_toml(neutral)
+
+
+def _refresh_epoch(epoch: int, config: Config) -> int:
+    """The epoch in which the views that `epoch` uses were drawn."""
+    return epoch - epoch % config.views.refresh_epochs
+
+
+def _save(
+    path: Path, learner: Learner, material: Material, config: Config, epoch: int, selection: str
+) -> None:
+    provenance = {
+        "scene": material.source,
+        "epoch": str(epoch),
+        "selection": selection,
+        "batch_norm": config.model.batch_norm,
+        "seed": str(config.train.seed),
+    }
+    checkpoint.save(path, learner.scored, material.camera, provenance)
+
+
+@contextmanager
+def _progress(material: Material, config: Config, done: Progress) -> Iterator[log.Ticker]:
+    num = material.banks.photographs.num
+    with log.progress(f"training on {num} photographs", config.train.epochs, "epochs") as tick:
+        if done.epochs_done:
+            tick(done.epochs_done)
+        yield tick
+
+
+@contextmanager
+def _private_random_state(device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generators; give them back as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield

@@ -1,0 +1,71 @@
+"""What a resumed run needs, in one file that is replaced at the end of each epoch."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rap.config import ConfigError
+from rap.log import replacing
+from rap.train.step import Learner
+
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    epochs_done: int = 0
+    best_score: float = float("inf")
+    best_epoch: int = -1
+    validations_since_best: int = 0
+    plateau_factor: float = 1.0
+
+
+def save_state(path: Path, learner: Learner, progress: Progress, fingerprint: str) -> None:
+    """Write everything but random state, which follows from the seed and the epoch."""
+    state = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "progress": asdict(progress),
+        "num_steps": learner.num_steps,
+        **{name: part.state_dict() for name, part in _parts(learner).items()},
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path, learner: Learner, fingerprint: str) -> Progress:
+    """Restore a learner in place; raises ConfigError for a state of another run."""
+    device = next(learner.regressor.parameters()).device
+    state = torch.load(path, map_location=device, weights_only=True)
+    if state.get("version") != VERSION:
+        raise ConfigError(
+            f"{path}: state version {state.get('version')!r}, this code reads {VERSION}; "
+            "start a new run"
+        )
+    if state["fingerprint"] != fingerprint:
+        raise ConfigError(
+            f"{path}: this run was started with other settings, images or Gaussians; resume with "
+            "the same ones, or start a new run in another folder"
+        )
+    for name, part in _parts(learner).items():
+        part.load_state_dict(state[name])
+    learner.num_steps = state["num_steps"]
+    return Progress(**state["progress"])
+
+
+def _parts(learner: Learner) -> dict[str, Any]:
+    """Everything with a state_dict, by the name under which it is stored."""
+    parts = {
+        "regressor": learner.regressor,
+        "pose_loss": learner.pose_loss,
+        "optimizer": learner.optimizer,
+        "scaler": learner.scaler,
+        "average": learner.average,
+        "discriminator": learner.discriminator,
+        "discriminator_optimizer": learner.discriminator_optimizer,
+    }
+    return {name: part for name, part in parts.items() if part is not None}

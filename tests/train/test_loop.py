@@ -1,0 +1,170 @@
+"""The loop: it learns, keeps the best by the named score, and goes on where it was killed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rap.config import Config, ConfigError
+from rap.model.checkpoint import load as load_checkpoint
+from rap.scene import Scene
+from rap.splat.gaussians import Gaussians
+from rap.train import loop
+from rap.train.banks import held_out_mask
+from rap.train.loop import TrainingError, train
+
+CPU = torch.device("cpu")
+
+
+def set_train(config: Config, **changes: object) -> Config:
+    """The same configuration with other training settings."""
+    return replace(config, train=replace(config.train, **changes))
+
+
+def set_weights(config: Config, **changes: float) -> Config:
+    """The same configuration with other loss weights."""
+    return replace(config, weights=replace(config.weights, **changes))
+
+
+def log_of(run: Path) -> list[dict[str, float]]:
+    """The run's log records."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("num", "fraction"), [(10, 0.2), (64, 0.1), (350, 0.1), (7, 0.0), (5, 1.0)]
+)
+def test_held_out_blocks_are_contiguous_and_of_the_right_size(num: int, fraction: float) -> None:
+    """The share is kept, and few blocks hold it."""
+    mask = held_out_mask(num, fraction)
+    assert len(mask) == num
+    assert sum(mask) == round(num * fraction)
+    starts = sum(b and not a for a, b in zip([False, *mask], mask, strict=False))
+    assert starts <= 5
+
+
+def test_a_run_leaves_everything_that_its_readers_need(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Checkpoint, state, log and settings; the log has rate, losses and validation."""
+    best = train(tiny_scene, tiny_splat, tiny_config, tmp_path / "run", CPU)
+    names = {path.name for path in best.parent.iterdir()}
+    assert names == {
+        "best.safetensors", "last.safetensors", "state.pt", "config.toml", "log.jsonl",
+    }  # fmt: skip
+    records = log_of(best.parent)
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert {"loss_pose", "loss_view", "validation_score", "images_per_s"} <= set(records[0])
+    loaded = load_checkpoint(best, CPU)
+    assert loaded.provenance["selection"].startswith("lowest validation score")
+    assert loaded.camera == tiny_scene.camera.with_height(48)
+
+
+def test_training_lowers_the_loss(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Twelve epochs at least halve the loss on photographs."""
+    config = set_train(tiny_config, epochs=12, learning_rate=3e-3)
+    best = train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU)
+    records = log_of(best.parent)
+    assert records[-1]["loss_pose"] < 0.5 * records[0]["loss_pose"]
+
+
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_run_resumes_to_the_same_bits(
+    tiny_scene: Scene,
+    tiny_splat: Gaussians,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_after: int,
+) -> None:
+    """Interrupted between epochs, with dropout, EMA and stale views, it ends bit-identical."""
+    config = set_train(tiny_config, ema_decay=0.9)
+    config = replace(config, model=replace(config.model, dropout=0.1, drop_connect=0.2),
+                     views=replace(config.views, refresh_epochs=2))  # fmt: skip
+    config = set_weights(config, rendered=1.0, feature=1.0, adversarial=0.7)
+    whole = train(tiny_scene, tiny_splat, config, tmp_path / "whole", CPU)
+
+    original = loop.save_state
+
+    def save_then_die(path: Path, learner: object, progress: object, mark: str) -> None:
+        original(path, learner, progress, mark)  # pyrefly: ignore
+        if progress.epochs_done == killed_after:  # pyrefly: ignore
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_scene, tiny_splat, config, tmp_path / "cut", CPU)
+    monkeypatch.setattr(loop, "save_state", original)
+    resumed = train(tiny_scene, tiny_splat, config, tmp_path / "cut", CPU, resume=True)
+
+    for name in ("best.safetensors", "last.safetensors"):
+        a, b = load_file(whole.parent / name), load_file(resumed.parent / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    losses = [[r["loss_pose"] for r in log_of(run.parent)] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_resuming_with_other_settings_is_refused(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Settings that change the result are part of the run; workers are not."""
+    run = tmp_path / "run"
+    short = set_train(tiny_config, epochs=1)
+    train(tiny_scene, tiny_splat, short, run, CPU)
+    with pytest.raises(ConfigError, match="other settings"):
+        train(tiny_scene, tiny_splat, set_train(short, learning_rate=0.5), run, CPU, resume=True)
+    more_workers = replace(short, image=replace(short.image, num_workers=2))
+    train(tiny_scene, tiny_splat, more_workers, run, CPU, resume=True)
+
+
+def test_a_finished_run_is_not_overwritten(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """A second start in the same folder is an error that names the way out."""
+    config = set_train(tiny_config, epochs=1)
+    train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU)
+    with pytest.raises(ConfigError, match="--resume"):
+        train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU)
+
+
+def test_views_without_a_splat_are_refused_before_any_work(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path
+) -> None:
+    """The message says what to give or what to set, and no half run is left behind."""
+    with pytest.raises(ConfigError, match="--splat"):
+        train(tiny_scene, None, tiny_config, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_photographs_alone_can_be_trained_on(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path
+) -> None:
+    """With weights.view = 0 no splat is needed."""
+    config = set_weights(set_train(tiny_config, epochs=1), view=0.0)
+    best = train(tiny_scene, None, config, tmp_path / "run", CPU)
+    assert set(log_of(best.parent)[0]) >= {"loss_pose"}
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_good_state(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path
+) -> None:
+    """A loss that is not finite ends training with advice; nothing is scored."""
+    config = set_weights(set_train(tiny_config, learning_rate=1e30, schedule="constant"), view=0.0)
+    with pytest.raises(TrainingError, match="not finite"):
+        train(tiny_scene, None, config, tmp_path / "run", CPU)
+
+
+def test_the_callers_random_state_is_left_alone(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Training seeds dropout inside and gives the global generator back."""
+    config = set_weights(set_train(tiny_config, epochs=1), view=0.0)
+    before = torch.get_rng_state()
+    train(tiny_scene, None, config, tmp_path / "run", CPU)
+    assert torch.equal(torch.get_rng_state(), before)
