@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,8 +223,9 @@ def test_room_viewpoints_are_distinguishable() -> None:
 )
 def test_room_refuses_impossible_specs(field: str, value: int) -> None:
     """The error names the field and the value."""
+    changed: dict[str, Any] = {field: value}
     with pytest.raises(ValueError, match=f"{field} = {value}"):
-        replace(RoomSpec(), **{field: value})
+        RoomSpec(**changed)
 
 
 def test_room_write_refuses_a_folder_with_content(tmp_path: Path) -> None:
