@@ -7,7 +7,7 @@ a name ends in `_deg`.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -118,6 +118,20 @@ def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]
     sign = torch.linalg.det(u @ vh)
     u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1)
     return u @ vh
+
+
+def nearest_pose(
+    poses: Float[Tensor, "m 4 4"], queries: Float[Tensor, "n 4 4"]
+) -> Int64[Tensor, "n"]:
+    """Index of the pose nearest to each query: least translation_m / 0.05 + rotation_deg / 5."""
+    quats = quaternion_from_rotation(poses[:, :3, :3])
+    nearest = []
+    for part in queries.split(512):
+        cosine = quaternion_from_rotation(part[:, :3, :3]) @ quats.mT
+        angle_deg = torch.rad2deg(2 * torch.acos(cosine.abs().clamp(max=1.0)))
+        distance_m = torch.cdist(part[:, :3, 3], poses[:, :3, 3])
+        nearest.append((distance_m / 0.05 + angle_deg / 5.0).argmin(dim=1))
+    return torch.cat(nearest)
 
 
 def random_rotations_within(

@@ -1,0 +1,201 @@
+"""Which reading of the poses explains what the frames show: as they are, or another one.
+
+A file with inverted poses, other camera axes or other units holds valid rigid transforms: only the
+data can tell. Each kind of evidence gives every reading an error per sample (a frame, or a pair of
+frames), and a reading is preferred where it wins nearly everywhere. The errors:
+
+points: c / (c + share of the points in view x correlation of their colours with the photograph's);
+depth: the median disagreement of one depth map carried over to the next, as a share of the depth;
+photographs: 1 - the mean correlation of small patches, each under the best of several depths (a
+plane sweep; its farthest plane is the homography K R K^-1 of a pure rotation).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from rap import geometry
+from rap.camera import Camera
+from rap.data.reprojection import (
+    depth_error,
+    depth_map,
+    photograph_error,
+    points_explained,
+    thumbnail,
+)
+from rap.scene import Frame, Points, poses
+
+Kind = Literal["points", "depth", "photographs"]
+AS_READ = "as read"
+NO_MOTION = "no motion"
+MILLIMETRES = "millimetres"
+_FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+_MILLI = torch.tensor([[1.0, 1.0, 1.0, 1e-3]] * 3 + [[1.0] * 4], dtype=torch.float64)
+_NUM_SAMPLES = 24
+_MIN_SAMPLES = 5
+_WIN_SHARE = 0.8
+_WIN_RATIO = 0.9
+_PAIR_ANGLE_DEG = 8.0
+_PAIR_REACH = 0.15
+# Where a hundredth of the points explains the photograph, a reading is neither good nor bad.
+_FEW_POINTS = 0.01
+_AXES = "(transforms.json: OpenGL, y up, z back; all others: OpenCV, y down, z forward)"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to understand the numbers in a pose file, and what to do where it is the right one."""
+
+    name: str
+    fix: str
+    apply: Callable[[Float64[Tensor, "n 4 4"]], Float64[Tensor, "n 4 4"]]
+
+
+READINGS = (
+    Reading(AS_READ, "", lambda p: p),
+    Reading(
+        "inverted",
+        "they look like camera-from-world: store the inverse of every matrix",
+        geometry.invert,
+    ),
+    Reading(
+        "flipped axes",
+        f"the camera's y and z axes look flipped: store them as the format asks {_AXES}",
+        lambda p: p @ _FLIP,
+    ),
+    Reading(
+        "inverted, flipped axes",
+        "they look like camera-from-world with the camera's y and z axes flipped: store "
+        f"camera-to-world, with the axes that the format asks for {_AXES}",
+        lambda p: geometry.invert(p) @ _FLIP,
+    ),
+    Reading(
+        MILLIMETRES,
+        "their translations look like millimetres: divide them by 1000",
+        lambda p: p * _MILLI,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Errors of every reading, sample by sample; lower is better, inf where nothing is in view."""
+
+    kind: Kind
+    errors: dict[str, tuple[float, ...]]
+
+    def median(self, reading: str) -> float:
+        """The typical error of a reading."""
+        return float(np.median(self.errors[reading]))
+
+    def preferred(self) -> str | None:
+        """The reading that is better than the files' own nearly everywhere, or None."""
+        better = [name for name in self.errors if self._beats(name, AS_READ)]
+        return min(better, key=self.median, default=None)
+
+    def confirmed(self) -> bool:
+        """Whether the reading of the files is better than every other nearly everywhere."""
+        return all(self._beats(AS_READ, name) for name in self.errors if name != AS_READ)
+
+    def _beats(self, name: str, other: str) -> bool:
+        a, b = np.array(self.errors[name]), np.array(self.errors[other])
+        enough = len(a) >= _MIN_SAMPLES and float((a < b).mean()) >= _WIN_SHARE
+        return enough and self.median(name) < _WIN_RATIO * self.median(other)
+
+
+def neighbours(world_from_camera: Float64[Tensor, "n 4 4"]) -> list[tuple[int, int]]:
+    """Pairs of frames that see much the same from different poses.
+
+    The angle between two cameras is the same in every reading, and nearly so the distance of two
+    that look the same way, so wrong poses find nearly the pairs that right ones do.
+    """
+    num = len(world_from_camera)
+    if num < 2:
+        return []
+    centre = world_from_camera[:, :3, 3]
+    quat = geometry.quaternion_from_rotation(world_from_camera[:, :3, :3])
+    extent = float((centre.amax(0) - centre.amin(0)).max())
+    pairs = []
+    for i in _spread(num):
+        angle_deg = torch.rad2deg(2 * torch.acos((quat @ quat[i]).abs().clamp(max=1.0)))
+        distance = torch.linalg.vector_norm(centre - centre[i], dim=-1)
+        cost = (angle_deg / _PAIR_ANGLE_DEG - 1).abs() + distance / max(_PAIR_REACH * extent, 1e-12)
+        cost[i] = torch.inf
+        pairs.append((i, int(cost.argmin())))
+    return pairs
+
+
+def from_points(frames: Sequence[Frame], camera: Camera, points: Points) -> Evidence:
+    """Points must be in front of the cameras, inside the images, and of the same colour there."""
+    chosen = [frames[i] for i in _spread(len(frames))]
+    step = max(1, len(points.xyz) // 5000)
+    xyz, rgb = points.xyz[::step].double(), points.rgb[::step].float()
+    images = [thumbnail(frame, camera) for frame in chosen]
+    small = camera.resized(images[0].shape[2], images[0].shape[1])
+    errors = {}
+    for reading in READINGS:
+        camera_from_world = geometry.invert(reading.apply(poses(chosen)))
+        seen = geometry.transform(camera_from_world, xyz.expand(len(chosen), -1, -1))
+        errors[reading.name] = tuple(
+            _FEW_POINTS / (_FEW_POINTS + points_explained(small, image, view, rgb))
+            for image, view in zip(images, seen, strict=True)
+        )
+    return Evidence("points", errors)
+
+
+def from_depth(frames: Sequence[Frame], camera: Camera) -> Evidence | None:
+    """Depth maps of neighbouring frames must agree; None where fewer than two frames have one."""
+    chosen = [frame for frame in frames if frame.depth is not None]
+    pairs = neighbours(poses(chosen))
+    if not pairs:
+        return None
+    maps = {i: depth_map(chosen[i]) for i in sorted({i for pair in pairs for i in pair})}
+
+    def error(a: int, b: int, b_from_a: Float64[Tensor, "4 4"]) -> float:
+        return depth_error(camera, maps[a], maps[b], b_from_a)
+
+    return Evidence("depth", _pair_errors(poses(chosen), pairs, error, READINGS))
+
+
+def from_photographs(frames: Sequence[Frame], camera: Camera) -> Evidence | None:
+    """Neighbouring photographs must look alike when warped; blind to units, as the sweep is."""
+    pairs = neighbours(poses(frames))
+    if not pairs:
+        return None
+    images = {
+        i: thumbnail(frames[i], camera).mean(0) for i in sorted({i for p in pairs for i in p})
+    }
+    height, width = next(iter(images.values())).shape
+    small = camera.resized(width, height)
+
+    def error(a: int, b: int, b_from_a: Float64[Tensor, "4 4"]) -> float:
+        return photograph_error(small, images[a], images[b], b_from_a)
+
+    scale_free = [reading for reading in READINGS if reading.name != MILLIMETRES]
+    return Evidence("photographs", _pair_errors(poses(frames), pairs, error, scale_free))
+
+
+def _spread(num: int) -> list[int]:
+    """At most 24 indices, evenly spread."""
+    return sorted({round(i) for i in np.linspace(0, num - 1, min(num, _NUM_SAMPLES)).tolist()})
+
+
+def _pair_errors(
+    world_from_camera: Float64[Tensor, "n 4 4"],
+    pairs: list[tuple[int, int]],
+    error: Callable[[int, int, Float64[Tensor, "4 4"]], float],
+    readings: Sequence[Reading],
+) -> dict[str, tuple[float, ...]]:
+    errors = {}
+    for reading in readings:
+        read = reading.apply(world_from_camera)
+        camera_from_world = geometry.invert(read)
+        errors[reading.name] = tuple(error(a, b, camera_from_world[b] @ read[a]) for a, b in pairs)
+    still = torch.eye(4, dtype=torch.float64)
+    errors[NO_MOTION] = tuple(error(a, b, still) for a, b in pairs)
+    return errors
