@@ -18,7 +18,12 @@ SMALL = ModelConfig(
 )
 
 
-def small(batch_norm: BatchNorm = "live", seed: int = 0, **changes: Any) -> Regressor:
+def small(
+    batch_norm: BatchNorm = "live",
+    seed: int = 0,
+    **changes: Any,  # noqa: ANN401 (any field of ModelConfig)
+) -> Regressor:
+    """A thin regressor with fresh weights."""
     return build_regressor(dataclasses.replace(SMALL, batch_norm=batch_norm, **changes), seed)
 
 

@@ -23,7 +23,11 @@ def encoder(layers: int = 3, dropout: float = 0.1) -> Encoder:
     return net
 
 
-def plain_layer(layer: Any, x: Tensor, position: Tensor) -> Tensor:
+def plain_layer(
+    layer: Any,  # noqa: ANN401 (a module whose children pyrefly doesn't know)
+    x: Tensor,
+    position: Tensor,
+) -> Tensor:
     """Pre-norm attention and MLP over all tokens, with the softmax written out."""
     z = layer.norm1(x)
     w_q, w_k, w_v = layer.qkv.weight.chunk(3)
