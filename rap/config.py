@@ -6,6 +6,8 @@ file, the key and what is accepted.
 """
 
 import dataclasses
+import json
+import sys
 import tomllib
 import types
 import typing
@@ -276,8 +278,8 @@ def _toml_value(value: Any) -> str:  # noqa: ANN401 (any TOML scalar)
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # a JSON string is a TOML string, but for the one control character that JSON leaves bare
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _build(cls: type, tree: object, source: str, prefix: str) -> Any:  # noqa: ANN401
@@ -310,7 +312,7 @@ def _coerce(kind: Any, value: Any, source: str, key: str) -> Any:  # noqa: ANN40
     kinds = options if isinstance(kind, types.UnionType) else (kind,)
     if Path in kinds and isinstance(value, str):
         return Path(value)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    if float in kinds and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) in kinds:
         return value

@@ -1,0 +1,163 @@
+"""The configuration tree: strict loading, one clear error per fault, exact round trips."""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rap import config
+from rap.config import Config, ConfigError
+
+SECTIONS = [field.name for field in dataclasses.fields(Config)]
+text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n\x7f'), max_size=20)
+
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 (any annotation)
+    """Values that a field of this type accepts."""
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(options)
+    if isinstance(kind, types.UnionType):
+        return st.one_of(*map(values_of, options))
+    known = {
+        bool: st.booleans(),
+        int: st.integers(-(2**63), 2**63 - 1),
+        float: st.floats(allow_nan=False),
+        str: text,
+        Path: text.map(Path),
+        type(None): st.none(),
+    }
+    return known[kind]
+
+
+def sections(cls: type) -> st.SearchStrategy[Any]:
+    """Any instance of a configuration dataclass."""
+    fields = {f.name: f.type for f in dataclasses.fields(cls)}
+    inner = {
+        name: sections(typing.cast(type, kind))
+        if dataclasses.is_dataclass(kind)
+        else values_of(kind)
+        for name, kind in fields.items()
+    }
+    return st.builds(cls, **inner)
+
+
+@given(sections(Config))
+def test_toml_round_trip(tree: Config) -> None:
+    """Whatever the settings are, written as TOML and read back they are equal."""
+    assert config.from_toml(config.to_toml(tree), "test") == tree
+
+
+@given(sections(Config))
+def test_dictionary_round_trip(tree: Config) -> None:
+    """Plain dictionaries read back to an equal tree, through JSON as well."""
+    assert config.from_dict(config.to_dict(tree), "test") == tree
+    through_json = json.loads(json.dumps(config.to_dict(tree)))
+    assert config.from_dict(through_json, "test") == tree
+
+
+def test_empty_text_is_the_defaults() -> None:
+    """Every key is optional."""
+    assert config.from_toml("", "test") == Config()
+
+
+def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    """Loading a file with one key leaves the rest at its default."""
+    path = tmp_path / "my.toml"
+    path.write_text("[train]\nbatch_size = 3\n", encoding="utf-8")
+    expected = dataclasses.replace(
+        Config(), train=dataclasses.replace(Config().train, batch_size=3)
+    )
+    assert config.load(path) == expected
+
+
+def test_whole_numbers_stand_for_floats_and_text_for_paths() -> None:
+    """`dropout = 0` is the float 0.0, and a folder is a Path."""
+    tree = config.from_toml('[model]\ndropout = 0\n[image]\ncache_dir = "a/b"\n', "test")
+    assert isinstance(tree.model.dropout, float)
+    assert tree.image.cache_dir == Path("a/b")
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[trian]\nbatch_size = 8", r"my\.toml: unknown key trian; did you mean train\?"),
+        (
+            "[train]\nbatchsize = 8",
+            r"my\.toml: unknown key train\.batchsize; did you mean train\.batch_size\?",
+        ),
+        ("[weights]\nzzzz = 1", r"unknown key weights\.zzzz; known: pose, rendered, view"),
+        ("[train]\nbatch_size = 8.5", r"train\.batch_size = 8\.5 must be int"),
+        ("[train]\nbatch_size = true", r"train\.batch_size = True must be int"),
+        ('[train]\nlearning_rate = "1e-3"', r"train\.learning_rate = '1e-3' must be float"),
+        ("[train]\nlearning_rate = true", r"train\.learning_rate = True must be float"),
+        ("[train]\ncompile = 1", r"train\.compile = 1 must be bool"),
+        ("[model]\nbackbone = 0", r"model\.backbone = 0 must be str"),
+        ("[image]\ncache_dir = 1", r"image\.cache_dir = 1 must be Path"),
+        ("[image]\npin_memory = [true]", r"image\.pin_memory = \[True\] must be bool"),
+        (
+            '[train]\nprecision = "fp8"',
+            r"train\.precision = 'fp8' must be one of fp32, tf32, bf16, fp16",
+        ),
+        ("[train]\nprecision = 16", r"train\.precision = 16 must be one of fp32"),
+        ("train = 3", r"my\.toml: train must be a table"),
+        ("[train\n", r"my\.toml: not valid TOML"),
+    ],
+)
+def test_a_fault_is_one_error_with_file_key_and_remedy(
+    tmp_path: Path, toml: str, message: str
+) -> None:
+    """Unknown keys, typing errors and wrong types name the file, the key and what is accepted."""
+    path = tmp_path / "my.toml"
+    path.write_text(toml, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        config.load(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_is_no_text_is_one_error(tmp_path: Path, content: bytes | None) -> None:
+    """Missing and binary files are named."""
+    path = tmp_path / "my.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"my\.toml: cannot be read as text"):
+        config.load(path)
+
+
+def test_an_integer_too_large_for_a_float_is_one_error() -> None:
+    """Even an absurd number ends in a message, not in a traceback."""
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
+        config.from_toml(f"[train]\nlearning_rate = 1{'0' * 400}", "test")
+
+
+@pytest.mark.parametrize("name", config.preset_names())
+def test_presets_parse_and_say_something(name: str) -> None:
+    """Each preset that ships is a valid configuration that differs from the defaults."""
+    assert config.preset(name) != Config()
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    """The error lists the presets that exist."""
+    with pytest.raises(ConfigError, match=r"'nope' does not exist; there are .*room"):
+        config.preset("nope")
+
+
+def test_every_setting_has_a_help_text() -> None:
+    """The command line shows the docstring under each field, so none may lack it."""
+    source = Path(config.__file__).read_text(encoding="utf-8").splitlines()
+    for section in SECTIONS:
+        for field in dataclasses.fields(getattr(Config(), section)):
+            line = next(i for i, row in enumerate(source) if row.startswith(f"    {field.name}: "))
+            assert source[line + 1].lstrip().startswith('"""'), f"{section}.{field.name}"
+
+
+def test_written_toml_is_readable_by_others() -> None:
+    """The text is plain TOML with one table per section."""
+    assert list(tomllib.loads(config.to_toml(Config()))) == SECTIONS
