@@ -7,6 +7,7 @@ are recognised and dropped.
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -137,15 +138,7 @@ def _without_unused(published: dict[str, Tensor], path: Path) -> dict[str, Tenso
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The network's tensors in a published file, without wrappers' prefixes."""
-    try:
-        # The best results that a full checkpoint carries along are NumPy scalars.
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends early"
-        raise CheckpointError(f"{path}: not a PyTorch file of weights: {reason}") from error
+    content = _loaded(path)
     if isinstance(content, Mapping):
         content = content.get("model_state_dict", content)
     tensors_only = isinstance(content, Mapping) and all(
@@ -156,6 +149,26 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: holds neither a state dict nor one under 'model_state_dict'"
         )
     return {_unwrapped(name): tensor for name, tensor in content.items()}
+
+
+def _loaded(path: Path) -> object:
+    """Whatever data torch.save wrote; no code in it is ever run."""
+    try:
+        with path.open("rb") as file:
+            archive = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not archive:
+        raise CheckpointError(
+            f"{path}: not a file of weights, which PyTorch saves as a zip archive"
+        )
+    try:
+        # The best results that a full checkpoint carries along are NumPy scalars.
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or ["it ends early"])[0]
+        raise CheckpointError(f"{path}: cannot be loaded as weights: {reason}") from error
 
 
 def _unwrapped(name: str) -> str:

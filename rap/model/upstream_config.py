@@ -60,16 +60,17 @@ def parse_config(path: Path) -> tuple[Config, list[str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from error
-    changes, left_out = dict(PUBLISHED), []
+    settings: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(lines, start=1):
         place = f"{path}:{number}"
-        setting = _split(line, place)
-        if setting is None:
-            continue
-        key, value = setting
-        if key not in CONVERSIONS:
-            left_out.append(key)
-            continue
+        key, value = _split(line, place)
+        if key:
+            settings[key] = place, value
+    changes = dict(PUBLISHED)
+    known = [key for key in settings if key in CONVERSIONS]
+    # `amp` last: without it, the type that `amp_dtype` names is not used.
+    for key in sorted(known, key="amp".__eq__):
+        place, value = settings[key]
         try:
             changes |= CONVERSIONS[key](value)
         except ValueError as error:
@@ -78,14 +79,14 @@ def parse_config(path: Path) -> tuple[Config, list[str]]:
     for name, value in changes.items():
         section, field = name.split(".")
         tree.setdefault(section, {})[field] = value
-    return from_dict(tree, str(path)), left_out
+    return from_dict(tree, str(path)), [key for key in settings if key not in CONVERSIONS]
 
 
-def _split(line: str, place: str) -> tuple[str, str] | None:
-    """Key and text of a line, or None where it sets nothing; a lone key means true."""
+def _split(line: str, place: str) -> tuple[str, str]:
+    """Key and text of a line, no key where it sets nothing; a lone key means true."""
     line = re.sub(r"(^|\s)[#;].*", "", line).strip()
     if not line or line.startswith("---") or re.fullmatch(r"\[.*\]", line):
-        return None
+        return "", ""
     found = re.fullmatch(r"-{0,2}([A-Za-z_]\w*)(?:\s*[=:]\s*|\s+|$)(.*)", line)
     if found is None:
         raise ConfigError(f"{place}: {line!r} is not a `key = value` line")
