@@ -1,0 +1,221 @@
+"""The parameters of a Gaussian splat, and the `.ply` layout that the field agreed on.
+
+Stored as optimised: log scales, opacity logits, quaternions wxyz of any length, spherical harmonics
+with `colour = 0.5 + sum(basis * sh)`. In a file the higher harmonics are channel-major: all
+coefficients of red, then green, then blue.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from rap import log
+from rap.scene import DataError
+
+_LFS_POINTER = b"version https://git-lfs"
+_MAX_HEADER_BYTES = 1 << 16
+_BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
+_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
+    "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
+}  # fmt: skip
+_MEANS = ("x", "y", "z")
+_NORMALS = ("nx", "ny", "nz")
+_BASE = ("f_dc_0", "f_dc_1", "f_dc_2")
+_OPACITY = ("opacity",)
+_SCALES = ("scale_0", "scale_1", "scale_2")
+_QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """A scene as n Gaussians, before activation; float64 parameters are for gradient checks."""
+
+    means: Float[Tensor, "n 3"]
+    """World coordinates, metres."""
+    quats: Float[Tensor, "n 4"]
+    """world_from_gaussian rotations, wxyz, of any non-zero length."""
+    log_scales: Float[Tensor, "n 3"]
+    """Natural logarithms of the standard deviations in metres."""
+    opacity_logits: Float[Tensor, " n"]
+    sh: Float[Tensor, "n k 3"]
+    """Spherical-harmonics coefficients of the colour, k = (degree + 1)²."""
+
+    @property
+    def num(self) -> int:
+        """Number of Gaussians."""
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the harmonics that are stored, 0 to 3."""
+        return int(self.sh.shape[1] ** 0.5) - 1
+
+    @property
+    def scales(self) -> Float[Tensor, "n 3"]:
+        """Standard deviations along the Gaussians' own axes, metres."""
+        return self.log_scales.exp()
+
+    @property
+    def opacities(self) -> Float[Tensor, " n"]:
+        """Opacities in (0, 1)."""
+        return self.opacity_logits.sigmoid()
+
+    def to(self, device: torch.device | str) -> "Gaussians":
+        """The same Gaussians on another device."""
+        return Gaussians(
+            self.means.to(device), self.quats.to(device), self.log_scales.to(device),
+            self.opacity_logits.to(device), self.sh.to(device),
+        )  # fmt: skip
+
+
+def save_ply(path: Path, gaussians: Gaussians) -> None:
+    """Write the layout of Inria's trainer (float32, little endian, zero normals)."""
+    num_rest = 3 * (gaussians.sh.shape[1] - 1)
+    names = (*_MEANS, *_NORMALS, *_BASE, *_rest(num_rest), *_OPACITY, *_SCALES, *_QUATS)
+    columns = torch.cat(
+        [
+            gaussians.means,
+            torch.zeros_like(gaussians.means),
+            gaussians.sh[:, 0],
+            gaussians.sh[:, 1:].mT.flatten(1),
+            gaussians.opacity_logits[:, None],
+            gaussians.log_scales,
+            gaussians.quats,
+        ],
+        dim=1,
+    )
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {gaussians.num}"]
+    header += [f"property float {name}" for name in names]
+    with log.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
+        file.write(columns.detach().cpu().numpy().astype("<f4").tobytes())
+
+
+def load_ply(path: Path) -> Gaussians:
+    """Read what Inria's trainer, gsplat or nerfstudio wrote; properties may come in any order.
+
+    Raises DataError, naming the file, for anything that is no complete, finite 3DGS model.
+    """
+    try:
+        with path.open("rb") as file:
+            num, layout = _read_header(path, file)
+            num_rest = _check_names(path, layout.names or ())
+            payload = file.read(num * layout.itemsize)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(payload) < num * layout.itemsize:
+        raise DataError(
+            f"{path}: truncated: the header promises {num} Gaussians of {layout.itemsize} bytes,"
+            f" the file holds {len(payload) // layout.itemsize}"
+        )
+    table = np.frombuffer(payload, dtype=layout)
+    rest = _columns(path, table, _rest(num_rest)).unflatten(1, (3, num_rest // 3)).mT
+    quats = _columns(path, table, _QUATS)
+    _check_quats(path, quats)
+    return Gaussians(
+        means=_columns(path, table, _MEANS),
+        quats=quats,
+        log_scales=_columns(path, table, _SCALES),
+        opacity_logits=_columns(path, table, _OPACITY).squeeze(1),
+        sh=torch.cat([_columns(path, table, _BASE)[:, None], rest], dim=1),
+    )
+
+
+def _rest(num: int) -> tuple[str, ...]:
+    return tuple(f"f_rest_{index}" for index in range(num))
+
+
+def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype]:
+    """Number of Gaussians and the layout of one; leaves the file at the first Gaussian."""
+    head = file.read(_MAX_HEADER_BYTES)
+    if head.startswith(_LFS_POINTER):
+        raise DataError(f"{path}: is a Git-LFS pointer, not the file itself; run `git lfs pull`")
+    if not head.startswith(b"ply"):
+        raise DataError(f"{path}: is not a PLY file (it must begin with `ply`)")
+    text, mark, _ = head.partition(b"end_header\n")
+    if not mark:
+        raise DataError(f"{path}: PLY header without `end_header`")
+    file.seek(len(text) + len(mark))
+    lines = [line.split() for line in text.decode("ascii", errors="replace").splitlines()]
+    lines = [words for words in lines if words and words[0] in ("format", "element", "property")]
+    order = _byte_order(path, lines)
+    first, *others = [i for i, words in enumerate(lines) if words[0] == "element"] or [-1]
+    num = _num_vertices(path, lines[first])
+    properties = lines[first + 1 : others[0] if others else None]
+    return num, _layout(path, properties, order)
+
+
+def _byte_order(path: Path, lines: list[list[str]]) -> str:
+    kinds = [words[1] for words in lines if words[0] == "format" and len(words) > 1]
+    if len(kinds) != 1 or kinds[0] not in _BYTE_ORDERS:
+        raise DataError(
+            f"{path}: PLY format {' '.join(kinds) or '(none)'} is not supported;"
+            f" accepted: {', '.join(_BYTE_ORDERS)}"
+        )
+    return _BYTE_ORDERS[kinds[0]]
+
+
+def _num_vertices(path: Path, words: list[str]) -> int:
+    if words[:2] != ["element", "vertex"] or len(words) != 3 or not words[2].isdigit():
+        raise DataError(
+            f"{path}: the first PLY element must be `vertex` with a count, not"
+            f" {' '.join(words)!r} (compressed splats are not supported)"
+        )
+    if int(words[2]) == 0:
+        raise DataError(f"{path}: holds no Gaussians")
+    return int(words[2])
+
+
+def _layout(path: Path, properties: list[list[str]], order: str) -> np.dtype:
+    fields = []
+    for words in properties:
+        if len(words) != 3 or words[1] not in _TYPES:
+            raise DataError(f"{path}: PLY property {' '.join(words[1:])!r} is not a scalar number")
+        fields.append((words[2], order + _TYPES[words[1]]))
+    names = [name for name, _ in fields]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a PLY property occurs twice among {', '.join(names)}")
+    return np.dtype(fields)
+
+
+def _check_names(path: Path, names: tuple[str, ...]) -> int:
+    """Every needed property is there; returns the number of f_rest properties."""
+    needed = (*_MEANS, *_BASE, *_OPACITY, *_SCALES, *_QUATS)
+    missing = [name for name in needed if name not in names]
+    if missing:
+        hint = "; export with harmonics, not RGB colours" if "red" in names else ""
+        raise DataError(f"{path}: no 3DGS model, missing {', '.join(missing)}{hint}")
+    rest = {name for name in names if name.startswith("f_rest_")}
+    if len(rest) not in (0, 9, 24, 45) or rest != set(_rest(len(rest))):
+        raise DataError(
+            f"{path}: {len(rest)} f_rest properties; degrees 0 to 3 have f_rest_0 to f_rest_k"
+            " with 0, 9, 24 or 45 of them"
+        )
+    return len(rest)
+
+
+def _columns(path: Path, table: np.ndarray, names: tuple[str, ...]) -> Float32[Tensor, "n c"]:
+    columns = np.empty((len(table), len(names)), dtype=np.float32)
+    for index, name in enumerate(names):
+        columns[:, index] = table[name]
+        bad = np.flatnonzero(~np.isfinite(columns[:, index]))
+        if len(bad):
+            value = columns[bad[0], index]
+            raise DataError(
+                f"{path}: {name} is {value} in Gaussian {bad[0]} ({len(bad)} such values)"
+            )
+    return torch.from_numpy(columns)
+
+
+def _check_quats(path: Path, quats: Float32[Tensor, "n 4"]) -> None:
+    bad = (quats == 0).all(1).nonzero()
+    if len(bad):
+        raise DataError(f"{path}: rot_0 to rot_3 are all zero in Gaussian {int(bad[0])}")

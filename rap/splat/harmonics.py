@@ -1,0 +1,67 @@
+"""View-dependent colour by real spherical harmonics, in the order and signs of 3DGS.
+
+We evaluate the colours ourselves on every backend: gsplat 1.5.3 copies the coefficients of every
+Gaussian for every camera when it is given `sh_degree`.
+"""
+
+from math import pi, sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rap import geometry
+from rap.splat.gaussians import Gaussians
+
+BASE = 0.5 / sqrt(pi)
+"""The constant harmonic, so that a base coefficient is `(colour - 0.5) / BASE`."""
+_ONE = sqrt(3 / (4 * pi))
+_TWO = (0.5 * sqrt(15 / pi), 0.25 * sqrt(5 / pi), 0.25 * sqrt(15 / pi))
+_THREE = (
+    0.25 * sqrt(35 / (2 * pi)), 0.5 * sqrt(105 / pi), 0.25 * sqrt(21 / (2 * pi)),
+    0.25 * sqrt(7 / pi), 0.25 * sqrt(105 / pi),
+)  # fmt: skip
+
+
+def basis(directions: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b k"]:
+    """The (degree + 1)² harmonics at unit directions.
+
+    Sloan, "Efficient Spherical Harmonic Evaluation", JCGT 2013, with 3DGS's signs.
+    """
+    x, y, z = directions.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    values = [torch.full_like(x, BASE)]
+    if degree >= 1:
+        values += [-_ONE * y, _ONE * z, -_ONE * x]
+    if degree >= 2:
+        values += [
+            _TWO[0] * x * y,
+            -_TWO[0] * y * z,
+            _TWO[1] * (2 * zz - xx - yy),
+            -_TWO[0] * x * z,
+            _TWO[2] * (xx - yy),
+        ]
+    if degree >= 3:
+        values += [
+            -_THREE[0] * y * (3 * xx - yy),
+            _THREE[1] * x * y * z,
+            -_THREE[2] * y * (4 * zz - xx - yy),
+            _THREE[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -_THREE[2] * x * (4 * zz - xx - yy),
+            _THREE[4] * z * (xx - yy),
+            -_THREE[0] * x * (xx - 3 * yy),
+        ]
+    return torch.stack(values, dim=-1)
+
+
+def view_colors(
+    gaussians: Gaussians, camera_from_world: Float[Tensor, "v 4 4"]
+) -> Float[Tensor, "#v n 3"]:
+    """Colour of every Gaussian seen from every camera centre, at least 0; shared at degree 0."""
+    if gaussians.sh_degree == 0:
+        return (0.5 + BASE * gaussians.sh[:, 0]).clamp_min(0)[None]
+    centres = geometry.invert(camera_from_world)[:, :3, 3]
+    offsets = gaussians.means - centres[:, None]
+    directions = torch.nn.functional.normalize(offsets, dim=-1)
+    values = basis(directions, gaussians.sh_degree)
+    return (0.5 + torch.einsum("vnk,nkc->vnc", values, gaussians.sh)).clamp_min(0)

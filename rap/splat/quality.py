@@ -1,0 +1,103 @@
+"""How alike two pictures are: PSNR and SSIM of images in [0, 1]."""
+
+import importlib
+import warnings
+from functools import cache
+from importlib import util
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_WINDOW = 11
+_SIGMA = 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+_PROBE_TOLERANCE = 1e-3
+
+
+def psnr(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio of each image in dB; inf for equal images."""
+    return -10 * torch.log10((a - b).square().mean(dim=(1, 2, 3)))
+
+
+def psnr_affine(
+    rendered: Float[Tensor, "b 3 h w"], photos: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, " b"]:
+    """PSNR after the 3×4 colour map of each rendering that fits its photograph best.
+
+    Exposure and white balance that differ between photographs no longer count. The map is fitted
+    to the very pixels that are scored, so this is an upper bound, to be named as such.
+    """
+    colors = rendered.flatten(2).mT.double()
+    colors = torch.cat([colors, torch.ones_like(colors[..., :1])], dim=-1)
+    targets = photos.flatten(2).mT.double()
+    # normal equations, damped against pictures of a single colour
+    damping = 1e-9 * colors.shape[1] * torch.eye(4, dtype=colors.dtype, device=colors.device)
+    color_map = torch.linalg.solve(colors.mT @ colors + damping, colors.mT @ targets)
+    fitted = (colors @ color_map).to(photos.dtype).mT.reshape_as(photos)
+    return psnr(fitted, photos)
+
+
+def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Mean structural similarity of a batch (Wang et al. 2004), differentiable in `a` only.
+
+    11×11 Gaussian window with sigma 1.5, zeros beyond the border, as in 3DGS. fused-ssim computes
+    the same value where it is installed and the images are float32 on CUDA.
+    """
+    if a.is_cuda and a.dtype == torch.float32 and fused_ssim_available()[0]:
+        fused_ssim = importlib.import_module("fused_ssim").fused_ssim
+        return fused_ssim(a.contiguous(), b.contiguous(), train=a.requires_grad)
+    return plain_ssim(a, b.detach())
+
+
+def plain_ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """`ssim` by torch's own operations: the twin of fused-ssim."""
+    moments = torch.stack([a, b, a * a, b * b, a * b])
+    height, width = a.shape[-2:]
+    blurred = _blur_matrix(height, a) @ moments @ _blur_matrix(width, a)
+    mean_a, mean_b, aa, bb, ab = blurred
+    var_a, var_b = aa - mean_a.square(), bb - mean_b.square()
+    covariance = ab - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
+    energy = (mean_a.square() + mean_b.square() + _C1) * (var_a + var_b + _C2)
+    return (likeness / energy).mean()
+
+
+def _blur_matrix(size: int, like: Float[Tensor, "..."]) -> Float[Tensor, "{size} {size}"]:
+    """The window along one axis as a banded matrix: on a CPU 10x faster than a convolution."""
+    position = torch.arange(size, device=like.device, dtype=like.dtype)
+    offset = position[:, None] - position
+    window = torch.exp(-offset.square() / (2 * _SIGMA**2)) * (offset.abs() <= _WINDOW // 2)
+    inside = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    return window / float(torch.exp(-inside.square() / (2 * _SIGMA**2)).sum())
+
+
+@cache
+def fused_ssim_available() -> tuple[bool, str]:
+    """Whether fused-ssim computes here what `plain_ssim` does, or the reason and the fix.
+
+    It is tried, not only imported: a build without code for this GPU imports well.
+    """
+    if not torch.cuda.is_available():
+        return False, "torch sees no CUDA device"
+    if util.find_spec("fused_ssim") is None:
+        return False, "fused-ssim is not installed; `make` installs it where nvcc is found"
+    generator = torch.Generator("cuda").manual_seed(0)
+    images = torch.rand(2, 1, 3, 32, 32, device="cuda", generator=generator)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fused_ssim = importlib.import_module("fused_ssim").fused_ssim
+        value = float(fused_ssim(images[0], images[1], train=False))
+    except (ImportError, NameError, RuntimeError, OSError) as error:
+        return False, (
+            f"fused-ssim does not run ({str(error).strip().splitlines()[0]}); build it again on"
+            f" this machine for torch {torch.__version__}"
+        )
+    expected = float(plain_ssim(images[0], images[1]))
+    if abs(value - expected) > _PROBE_TOLERANCE:
+        return (
+            False,
+            f"fused-ssim computes {value:.4f} where {expected:.4f} is right; build it again",
+        )
+    return True, "fused-ssim, checked against the plain one"
