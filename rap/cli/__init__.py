@@ -1,0 +1,75 @@
+"""The command `rap`: one module here for each of its words, and the only place where errors end.
+
+A command's module is imported when it is called, and imports torch only to work, so that help and
+mistakes in the arguments come at once.
+"""
+
+import difflib
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from rap import log
+
+COMMANDS = {
+    "data": "check a scene, or write the procedural room",
+    "fit": "photographs and poses to Gaussians",
+    "train": "a scene and its Gaussians to a pose regressor",
+    "eval": "score a regressor, or estimates made elsewhere, on a scene's test frames",
+    "localize": "the poses of photographs",
+    "render": "pictures of Gaussians at given poses",
+    "convert": "a published RAP checkpoint to ours",
+    "doctor": "what this machine has, and what does not fit together",
+}
+"""Each word is a module in this folder with `run(argv) -> exit code`."""
+
+_OK, _UNUSABLE, _INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Unusable input of any kind ends in one line on stderr and code 2. Errors that are ours to fix
+    keep their traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return _OK
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        return _fail(f"{argv[0]!r} is not a command; {hint}")
+    try:
+        return import_module(f"rap.cli.{argv[0]}").run(argv[1:])
+    except KeyboardInterrupt:
+        log.info(f"rap: interrupted{_resumption(argv)}")
+        return _INTERRUPTED
+    except OSError as error:
+        return _fail(
+            str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+        )
+    except ValueError as error:
+        if not type(error).__module__.startswith("rap."):
+            raise
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    log.info(f"rap: error: {' '.join(message.split())}")
+    return _UNUSABLE
+
+
+def _resumption(argv: Sequence[str]) -> str:
+    if argv[0] != "train":
+        return ""
+    command = ["rap", *argv, *([] if "--resume" in argv else ["--resume"])]
+    return f"; the run goes on with: {shlex.join(command)}"
+
+
+def _help() -> str:
+    lines = [f"  {word:<10}{meaning}" for word, meaning in COMMANDS.items()]
+    return "\n".join(
+        ["usage: rap COMMAND ...", "", *lines, "", "rap COMMAND --help says what it takes.", ""]
+    )

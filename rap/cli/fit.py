@@ -1,0 +1,91 @@
+"""`rap fit`: photographs and poses to Gaussians."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rap
+from rap import log
+from rap.cli.arguments import (
+    Device,
+    Out,
+    SceneFormat,
+    SceneName,
+    check_out,
+    parse_configured,
+)
+from rap.config import Config, FitConfig
+
+_SHEET_FRAMES = 12
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit Gaussians to a scene's training photographs, and show them beside its test photographs.
+
+    Writes the splat and, beside it, a contact sheet as .png.
+    """
+
+    scene: SceneName
+    """The scene's folder, or the word `room`."""
+    out: Out
+    """The .ply file to write."""
+    preset: str | None = None
+    """Settings to start from; none: `room` for the room, `seven_scenes` for a folder."""
+    config: Path | None = None
+    """A .toml file of settings to start from."""
+    format: SceneFormat | None = None
+    """Read the folder in this format; none: recognise it."""
+    device: Device = "auto"
+    """`auto` is the GPU where there is one."""
+    force: bool = False
+    """Overwrite the output."""
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Fit, save, then score on the test frames."""
+    arguments, config = parse_configured(Fit, "fit", argv)
+    sheet = arguments.out.with_suffix(".png")
+    check_out(arguments.out, force=arguments.force, suffix=".ply")
+    check_out(sheet, force=arguments.force)
+
+    from rap.splat.gaussians import save_ply
+
+    scene = rap.load(arguments.scene, arguments.format)
+    gaussians = rap.fit(scene, config, arguments.device)
+    save_ply(arguments.out, gaussians)
+    log.info(f"{arguments.out}: {gaussians.num:,} Gaussians")
+    if scene.test:
+        _show(scene, gaussians, config, sheet)
+    return 0
+
+
+def _show(
+    scene: "rap.scene.Scene",
+    gaussians: "rap.splat.gaussians.Gaussians",
+    config: Config,
+    sheet: Path,
+) -> None:
+    """PSNR and SSIM on the test frames, and the contact sheet."""
+    from rap.data.images import decode
+    from rap.scene import poses
+    from rap.splat.fit import evaluate_renders
+    from rap.splat.sheet import contact_sheet
+
+    camera = scene.camera
+    if config.fit.height is not None:
+        camera = camera.with_height(config.fit.height)
+    photos = decode(scene.test, camera, config.image.num_workers)
+    scores = evaluate_renders(
+        gaussians, photos, poses(scene.test), camera, antialiased=config.fit.antialiased
+    )
+    psnr, ssim = scores.psnr.mean().item(), scores.ssim.mean().item()
+    log.info(f"{len(photos)} test frames: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+    step = -(-len(photos) // _SHEET_FRAMES)
+    captions = [
+        f"{frame.name}  {value:.1f} dB"
+        for frame, value in zip(scene.test, scores.psnr.tolist(), strict=True)
+    ]
+    contact_sheet(sheet, photos[::step], scores.renders[::step], captions[::step])
+    log.info(f"{sheet}: photographs beside renderings")

@@ -1,0 +1,95 @@
+"""`rap render`: pictures of Gaussians at given poses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+import rap
+from rap import log
+from rap.cli.arguments import Device, Out, UsageError, check_out_folder, parse, read_camera
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render Gaussians at the poses of a scene, or of files, to PNG images."""
+
+    splat: Path
+    """The Gaussians (.ply)."""
+    poses: tuple[str, ...]
+    """A scene's folder or `room`, or pose files: NAME.pose.txt, TUM, COLMAP images.txt, visloc."""
+    out: Out
+    """The folder to make."""
+    camera: str | None = None
+    """A camera.json or a scene, for its intrinsics; none: those of the scene of the poses."""
+    split: Literal["train", "test", "all"] = "test"
+    """Which frames of a scene."""
+    height: int | None = None
+    """Height of the images in pixels; none: the camera's."""
+    antialiased: bool = True
+    """As in the fit."""
+    device: Device = "auto"
+    """`auto` is the GPU where there is one."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Render one by one; every image appears whole or not at all."""
+    arguments: Render = parse(Render, "render", argv)
+    check_out_folder(arguments.out)
+
+    import torch
+
+    from rap.evaluate import pick_device
+    from rap.splat.gaussians import load_ply
+
+    device = pick_device(arguments.device)
+    names, poses, camera = _viewpoints(arguments)
+    if arguments.height is not None:
+        camera = camera.with_height(arguments.height)
+    gaussians = load_ply(arguments.splat).to(device)
+    arguments.out.mkdir(exist_ok=True)
+    with log.progress("render", len(names), "views") as tick, torch.no_grad():
+        for name, pose in zip(names, torch.from_numpy(poses), strict=True):
+            drawn = rap.render(gaussians, camera, pose[None], antialiased=arguments.antialiased)
+            pixels = (drawn.rgb[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+            _save(arguments.out / f"{name.replace('/', '-')}.png", pixels.cpu().numpy())
+            tick()
+    log.info(f"{arguments.out}: {len(names)} images of {camera.width}x{camera.height}")
+    return 0
+
+
+def _viewpoints(
+    arguments: Render,
+) -> tuple[list[str], Float64[np.ndarray, "n 4 4"], "rap.camera.Camera"]:
+    """Names, world_from_camera and the camera."""
+    from rap.data import FORMATS, load
+    from rap.evaluate import read_poses
+    from rap.scene import poses
+
+    first = Path(arguments.poses[0])
+    is_scene = str(first) == "room" or any(detect(first) for detect, _ in FORMATS.values())
+    if len(arguments.poses) == 1 and is_scene:
+        scene = load(first)
+        frames = {"train": scene.train, "test": scene.test, "all": scene.train + scene.test}
+        chosen = frames[arguments.split]
+        camera = scene.camera if arguments.camera is None else read_camera(arguments.camera)
+        return [frame.name for frame in chosen], poses(chosen).numpy(), camera
+    if arguments.camera is None:
+        raise UsageError("poses from files need --camera: a camera.json or a scene")
+    found = [entry for path in arguments.poses for entry in read_poses(Path(path))]
+    if not found:
+        raise UsageError(f"{', '.join(arguments.poses)}: no poses in it")
+    names = [name for name, _ in found]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{', '.join(arguments.poses)}: two poses have the same name")
+    return names, np.stack([pose.numpy() for _, pose in found]), read_camera(arguments.camera)
+
+
+def _save(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    from PIL import Image
+
+    with log.replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

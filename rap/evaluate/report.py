@@ -1,0 +1,236 @@
+"""A scored set of test frames: beside honest baselines, as a table and as files."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from rap import log
+from rap.camera import Camera
+from rap.config import Precision
+from rap.data.images import decode
+from rap.evaluate.baselines import constant_mean_pose, nearest_pose_retrieval
+from rap.evaluate.errors import (
+    RECALL_THRESHOLDS,
+    SCORE_RULE,
+    PoseErrors,
+    ScoreError,
+    Summary,
+    pose_errors,
+    summarise,
+)
+from rap.evaluate.estimates import read_estimates, write_colmap, write_pose_files, write_tum
+from rap.evaluate.inference import Latency, check_aspect, measure_latency, predict
+from rap.evaluate.plot import trajectory_picture
+from rap.model.checkpoint import Checkpoint
+from rap.scene import Frame, Scene, poses
+
+_FOCAL_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Estimates for all test frames of a scene, and what they are worth."""
+
+    source: str
+    """The scene, as its reader describes it."""
+    frames: tuple[Frame, ...]
+    predicted: Float64[Tensor, "n 4 4"]
+    errors: PoseErrors
+    summary: Summary
+    baselines: dict[str, Summary]
+    """Estimates that need no photograph, by name."""
+    provenance: dict[str, str]
+    """Where the estimates came from."""
+    latency: Latency | None = None
+
+
+def evaluate(
+    scene: Scene,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    *,
+    precision: Precision = "fp32",
+    batch_size: int = 64,
+    num_workers: int = 4,
+    latency_rounds: int = 50,
+) -> Evaluation:
+    """Score a regressor, which must be on `device`, on the test frames.
+
+    Raises ScoreError for a score that would mean nothing, DataError for photographs of another
+    shape than the network's.
+    """
+    if not scene.test:
+        raise ScoreError(f"{scene.source}: the test set is empty, there is nothing to score")
+    _check_camera(scene, checkpoint.camera)
+    images = decode(scene.test, checkpoint.camera, num_workers)
+    predicted = predict(checkpoint.regressor, images, device, batch_size, precision)
+    latency = measure_latency(
+        checkpoint.regressor, checkpoint.camera, device, precision, batch_size, latency_rounds
+    )
+    provenance = checkpoint.provenance | {"precision": precision, "device": _device_name(device)}
+    return _evaluation(scene, predicted, provenance, latency)
+
+
+def score_estimates(scene: Scene, path: Path) -> Evaluation:
+    """Score estimates made elsewhere; test frames without one count as failures.
+
+    Raises DataError for files that cannot be read, ScoreError for a score that would mean nothing.
+    """
+    if not scene.test:
+        raise ScoreError(f"{scene.source}: the test set is empty, there is nothing to score")
+    predicted = read_estimates(path, [frame.name for frame in scene.test])
+    return _evaluation(scene, predicted, {"estimates": str(path)}, None)
+
+
+def show(evaluation: Evaluation) -> None:
+    """The table for the person at the terminal."""
+    columns = {"estimates": evaluation.summary} | evaluation.baselines
+    cells = [_cells(summary) for summary in columns.values()]
+    rows = [[label, *(column[label] for column in cells)] for label in cells[0]]
+    log.table(f"{evaluation.summary.num} test frames", ["", *columns], rows)
+    if evaluation.latency is not None:
+        time = evaluation.latency
+        log.info(
+            f"network alone: {time.p50_ms:.2f} ms for one image (95 %: {time.p95_ms:.2f} ms), "
+            f"{time.throughput_per_s:.0f} images/s in batches of {time.batch_size}"
+        )
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> None:
+    """metrics.json, errors.csv, the estimates in three formats, and a picture.
+
+    A picture that cannot be drawn is a warning: the numbers are what counts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "metrics.json", json.dumps(metrics(evaluation), indent=2) + "\n")
+    _write(folder / "errors.csv", _csv(evaluation))
+    names = [frame.name for frame in evaluation.frames]
+    write_tum(folder / "poses.tum", evaluation.predicted)
+    files = [_file_name(frame) for frame in evaluation.frames]
+    write_colmap(folder / "images.txt", files, evaluation.predicted)
+    write_pose_files(folder / "poses", names, evaluation.predicted)
+    summary = evaluation.summary
+    title = (
+        f"{evaluation.source}: median {100 * summary.median_translation_m:.1f} cm, "
+        f"{summary.median_rotation_deg:.2f} deg on {summary.num} test frames"
+    )
+    try:
+        trajectory_picture(
+            folder / "trajectory.png", title, evaluation.predicted, poses(evaluation.frames),
+            evaluation.errors,
+        )  # fmt: skip
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        log.warn(f"no trajectory.png: {error}")
+
+
+def metrics(evaluation: Evaluation) -> dict[str, object]:
+    """The content of metrics.json; an infinite number is null there."""
+    latency = evaluation.latency
+    return {
+        "scene": evaluation.source,
+        "estimates": _plain(evaluation.summary),
+        "baselines": {name: _plain(summary) for name, summary in evaluation.baselines.items()},
+        "latency": None if latency is None else dataclasses.asdict(latency),
+        "selection_rule": SCORE_RULE,
+        "provenance": evaluation.provenance,
+    }
+
+
+def _evaluation(
+    scene: Scene,
+    predicted: Float64[Tensor, "n 4 4"],
+    provenance: dict[str, str],
+    latency: Latency | None,
+) -> Evaluation:
+    errors = pose_errors(predicted, poses(scene.test))
+    summary = summarise(errors)
+    return Evaluation(
+        scene.source, scene.test, predicted, errors, summary, _baselines(scene), provenance, latency
+    )
+
+
+def _baselines(scene: Scene) -> dict[str, Summary]:
+    """Summaries of the estimates that need no photograph, where they mean something."""
+    train, test = poses(scene.train), poses(scene.test)
+    summaries = {}
+    for name, baseline in (
+        ("nearest train pose", nearest_pose_retrieval),
+        ("mean train pose", constant_mean_pose),
+    ):
+        try:
+            summaries[name] = summarise(baseline(train, test))
+        except ScoreError as error:
+            log.warn(f"no baseline '{name}': {error}")
+    return summaries
+
+
+def _check_camera(scene: Scene, camera: Camera) -> None:
+    """The photographs must have the shape, and should have the focal length, of the training."""
+    check_aspect(scene.source, scene.camera.width, scene.camera.height, camera)
+    resized = scene.camera.resized(camera.width, camera.height)
+    change = max(abs(resized.fx / camera.fx - 1), abs(resized.fy / camera.fy - 1))
+    if change > _FOCAL_TOLERANCE:
+        log.warn(
+            f"{scene.source}: its focal length is {resized.fx:.1f} px at the network's size, the "
+            f"network was trained with {camera.fx:.1f} px; expect worse poses"
+        )
+
+
+def _cells(summary: Summary) -> dict[str, str]:
+    recalls = {
+        f"within {100 * m:.0f} cm, {deg:.0f} deg": f"{summary.recalls[name]:.1%}"
+        for name, (m, deg) in RECALL_THRESHOLDS.items()
+    }
+    return {
+        "median translation": f"{100 * summary.median_translation_m:.2f} cm",
+        "median rotation": f"{summary.median_rotation_deg:.2f} deg",
+        "mean translation": f"{100 * summary.mean_translation_m:.2f} cm",
+        "mean rotation": f"{summary.mean_rotation_deg:.2f} deg",
+        **recalls,
+        "frames without estimate": str(summary.num_failures),
+    }
+
+
+def _plain(summary: Summary) -> dict[str, object]:
+    values = dataclasses.asdict(summary)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def _csv(evaluation: Evaluation) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "translation_m", "rotation_deg"])
+    errors = evaluation.errors
+    for frame, translation, rotation in zip(
+        evaluation.frames, errors.translation_m.tolist(), errors.rotation_deg.tolist(), strict=True
+    ):
+        writer.writerow([frame.name, f"{translation:.6g}", f"{rotation:.6g}"])
+    return text.getvalue()
+
+
+def _file_name(frame: Frame) -> str:
+    """The frame's name with the suffix of its image, which other tools match by."""
+    stem = frame.name.rpartition("/")[2]
+    if isinstance(frame.image, Path) and frame.image.name.startswith(stem):
+        return frame.name + frame.image.name.removeprefix(stem)
+    return f"{frame.name}.png"
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _write(path: Path, text: str) -> None:
+    with log.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
