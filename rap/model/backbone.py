@@ -173,7 +173,7 @@ class TimmTrunk(nn.Module):
     def __init__(self, name: str, levels: Sequence[int]) -> None:
         super().__init__()
         timm = _import_timm()
-        if name not in timm.list_models():
+        if not timm.is_model(name):
             raise ConfigError(
                 f"model.backbone = 'timm:{name}': timm {timm.__version__} has no such model"
             )
@@ -189,6 +189,11 @@ class TimmTrunk(nn.Module):
         wanted = sorted({indices[2**level] for level in levels})
         self.body = timm.create_model(name, features_only=True, out_indices=wanted)
         self.order = tuple(wanted.index(indices[2**level]) for level in levels)
+        layout = getattr(getattr(self.body, "output_fmt", None), "value", "NCHW")
+        if layout != "NCHW":
+            raise ConfigError(
+                f"model.backbone = 'timm:{name}' gives {layout} feature maps; only NCHW can be used"
+            )
         found = self.body.feature_info.channels()
         self.channels = tuple(found[index] for index in self.order)
 
@@ -221,7 +226,8 @@ def build_trunk(
 def _import_timm():  # noqa: ANN202 (a module that may not be installed)
     try:
         return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
+    # RuntimeError: what a torchvision raises that was built for another torch.
+    except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            "model.backbone = 'timm:...' needs timm: pip install 'rap[timm]'"
+            f"model.backbone = 'timm:...' needs timm (pip install 'rap[timm]'): {error}"
         ) from error

@@ -154,7 +154,11 @@ def test_timm_backbone_gives_the_levels_asked_for() -> None:
 @pytest.mark.filterwarnings("ignore")  # timm's own imports warn
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("no_such_model", "no such model"), ("vit_tiny_patch16_224", "not at 8")],
+    [
+        ("no_such_model", "no such model"),
+        ("vit_tiny_patch16_224", "not at 8"),
+        ("swin_tiny_patch4_window7_224", "NHWC"),
+    ],
 )
 def test_unusable_timm_backbone_is_refused(name: str, message: str) -> None:
     """A name that timm does not know, and a model without a feature map of the stride."""
