@@ -50,6 +50,8 @@ def run(argv: Sequence[str]) -> int:
     arguments: Eval = parse(Eval, "eval", argv)
     if (arguments.run is None) == (arguments.estimates is None):
         raise UsageError("give either -p RUN or --estimates FILE")
+    if arguments.estimates is not None and not arguments.estimates.exists():
+        raise UsageError(f"{arguments.estimates}: no such file or folder of estimates")
 
     folder = _report_folder(arguments)
     if folder is not None:
@@ -65,15 +67,15 @@ def run(argv: Sequence[str]) -> int:
         write_report,
     )
 
-    scene = load(arguments.scene, arguments.format)
-    if arguments.estimates is not None:
-        evaluation = score_estimates(scene, arguments.estimates)
+    if arguments.run is None:
+        assert arguments.estimates is not None
+        evaluation = score_estimates(load(arguments.scene, arguments.format), arguments.estimates)
     else:
-        assert arguments.run is not None
         device = pick_device(arguments.device)
+        checkpoint = load_run(arguments.run, device)
         evaluation = evaluate(
-            scene,
-            load_run(arguments.run, device),
+            load(arguments.scene, arguments.format),
+            checkpoint,
             device,
             precision=arguments.precision,
             batch_size=arguments.batch_size,

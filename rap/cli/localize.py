@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import rap
-from rap.cli.arguments import Device, Photos, Run, parse
+from rap.cli.arguments import Device, Photos, Run, UsageError, parse
 from rap.config import Precision
 
 
@@ -29,6 +29,8 @@ class Localize:
 def run(argv: Sequence[str]) -> int:
     """Write to stdout, where other programs read it."""
     arguments: Localize = parse(Localize, "localize", argv)
+    if not arguments.photos:
+        raise UsageError("give at least one PHOTO")
 
     from rap.evaluate import json_text, tum_text
 

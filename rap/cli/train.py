@@ -52,8 +52,8 @@ def run(argv: Sequence[str]) -> int:
 
     from rap.splat.gaussians import load_ply
 
-    scene = rap.load(arguments.scene, arguments.format)
     gaussians = None if arguments.splat is None else load_ply(arguments.splat)
+    scene = rap.load(arguments.scene, arguments.format)
     best = rap.train(
         scene, gaussians, config, arguments.out, arguments.device, resume=arguments.resume
     )

@@ -107,8 +107,9 @@ def test_failures_lower_recall_and_raise_the_median() -> None:
     ("translation_m", "rotation_deg", "message"),
     [
         ([], [], "test set is empty"),
-        ([0.1, 0.2], [0.0, 0.0], "rotation error of all 2 frames is exactly 0"),
-        ([0.0, 0.0], [1.0, 2.0], "translation error of all 2 frames is exactly 0"),
+        ([0.1, 0.2], [0.0, 0.0], "rotation error of all 2 frames is 0"),
+        ([0.0, 0.0], [1.0, 2.0], "translation error of all 2 frames is 0"),
+        ([1e-7, 2e-7], [1e-6, 0.0], "translation error of all 2 frames is 0"),
         ([0.1, torch.inf, torch.inf], [0.1, torch.inf, torch.inf], "2 of 3 frames have no usable"),
         ([0.1, torch.inf], [0.1, torch.inf], "1 of 2 frames have no usable"),
     ],

@@ -1,0 +1,120 @@
+"""Photographs to poses: batched as one by one, on any device, and refused where squeezed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rap.camera import Camera
+from rap.config import ConfigError
+from rap.data.images import decode
+from rap.evaluate.inference import load_run, localize, measure_latency, pick_device, predict
+from rap.model.checkpoint import Checkpoint, save
+from rap.scene import DataError, Scene
+
+
+def test_batches_predict_what_single_images_do(
+    scene: Scene, checkpoint: Checkpoint, device: torch.device
+) -> None:
+    """However images are batched, each gets the pose that it gets alone."""
+    images = decode(scene.train, checkpoint.camera, num_workers=0)
+    regressor = checkpoint.regressor.to(device)
+    together = predict(regressor, images, device, batch_size=3)
+    alone = torch.cat([predict(regressor, image[None], device) for image in images])
+    assert together.shape == (5, 4, 4)
+    assert together.dtype == torch.float64
+    assert together.device.type == "cpu"
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_predicts_in_evaluation_mode_and_restores_training(
+    scene: Scene, checkpoint: Checkpoint
+) -> None:
+    """Validation in the middle of training sees no dropout and leaves the mode as it was."""
+    images = decode(scene.train, checkpoint.camera, num_workers=0)
+    cpu = torch.device("cpu")
+    expected = predict(checkpoint.regressor, images, cpu)
+    checkpoint.regressor.train()
+    torch.testing.assert_close(predict(checkpoint.regressor, images, cpu), expected)
+    assert checkpoint.regressor.training
+
+
+def test_no_images_give_no_poses(checkpoint: Checkpoint) -> None:
+    """An empty batch is an empty answer."""
+    nothing = torch.empty(0, 3, 24, 32, dtype=torch.uint8)
+    assert predict(checkpoint.regressor, nothing, torch.device("cpu")).shape == (0, 4, 4)
+
+
+def test_precision_is_a_real_switch(scene: Scene, checkpoint: Checkpoint) -> None:
+    """bf16 changes the answer a little, and fp32 again gives the first one exactly."""
+    images = decode(scene.train, checkpoint.camera, num_workers=0)
+    cpu = torch.device("cpu")
+    full = predict(checkpoint.regressor, images, cpu, precision="fp32")
+    half = predict(checkpoint.regressor, images, cpu, precision="bf16")
+    again = predict(checkpoint.regressor, images, cpu, precision="fp32")
+    assert torch.equal(full, again)
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(full, half, atol=0.3, rtol=0)
+
+
+def test_localize_reads_photographs_of_any_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A photograph is resized to the network's input, as the training's were."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.fromarray(pixels).save(small)
+    Image.fromarray(pixels).resize((128, 96), Image.Resampling.NEAREST).save(large)
+    cpu = torch.device("cpu")
+    poses = torch.cat([localize(checkpoint, [photo], cpu) for photo in (small, large)])
+    expected = predict(checkpoint.regressor, torch.tensor(pixels).permute(2, 0, 1)[None], cpu)
+    torch.testing.assert_close(poses[:1], expected)
+    torch.testing.assert_close(poses[1:], expected, atol=0.05, rtol=0.05)
+
+
+def test_localize_refuses_another_shape(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A portrait photograph would be squeezed: the error names file, size and what is accepted."""
+    photo = tmp_path / "portrait.jpg"
+    Image.new("RGB", (30, 40)).save(photo)
+    with pytest.raises(DataError, match=r"portrait.jpg: 30x40 pixels; .* 32x24, .* 1.333"):
+        localize(checkpoint, [photo], torch.device("cpu"))
+
+
+def test_latency_counts_and_orders(checkpoint: Checkpoint, device: torch.device) -> None:
+    """Percentiles are ordered, and exactly the calls asked for are made, after warm-up."""
+    regressor = checkpoint.regressor.to(device)
+    calls: list[int] = []
+    regressor.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    latency = measure_latency(regressor, checkpoint.camera, device, batch_size=2, rounds=4)
+    assert 0 < latency.p50_ms <= latency.p95_ms
+    assert latency.throughput_per_s > 0
+    assert latency.num_calls == 4
+    assert calls == [1] * 7 + [2] * 7
+
+
+def test_load_run_takes_a_folder_or_a_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A run directory means its best weights."""
+    camera = Camera(30.0, 30.0, 16.0, 12.0, 32, 24)
+    save(tmp_path / "best.safetensors", checkpoint.regressor, camera, {"seed": "3"})
+    for run in (tmp_path, tmp_path / "best.safetensors"):
+        loaded = load_run(run, torch.device("cpu"))
+        assert (loaded.camera, loaded.provenance) == (camera, {"seed": "3"})
+
+
+def test_missing_runs_are_named(tmp_path: Path) -> None:
+    """A run that has no weights yet, and a file that is not there."""
+    cpu = torch.device("cpu")
+    with pytest.raises(DataError, match=r"best.safetensors: the run has not finished"):
+        load_run(tmp_path, cpu)
+    with pytest.raises(DataError, match=r"nothing: no such file; accepted: a run directory"):
+        load_run(tmp_path / "nothing", cpu)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` falls back to the CPU; asking for a missing GPU is an error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="rap doctor"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
