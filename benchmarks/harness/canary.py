@@ -1,0 +1,76 @@
+"""Canaries: three fixed kernels that tell a slower machine from slower code.
+
+They run beside every benchmark, in slices about as long as a round, and are averaged rather than
+medianed, so that they feel the same neighbours. `wall.*`, `cpu.*` and `gpu.*` name the clock.
+"""
+
+import sys
+from collections.abc import Callable
+
+from benchmarks.harness.clock import cuda_clock, host_clock
+
+Kernel = Callable[[], object]
+
+COPY_BYTES = 32 << 20
+LOOPS = 150_000
+SLICES = 3
+
+
+class Canaries:
+    """The kernels of one process, their buffers allocated before any benchmark's memory counts."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+        self._kernels: dict[str, Kernel] = {"python": _python_loop}
+        if self._cuda:
+            self._kernels |= _torch_kernels("cuda")
+        else:
+            source, target = bytearray(COPY_BYTES), bytearray(COPY_BYTES)
+            self._kernels["copy"] = lambda: target.__setitem__(slice(None), source)
+            # A suite that does not use torch is not made to wait for its import.
+            if "torch" in sys.modules:
+                self._kernels |= {"matmul": _torch_kernels("cpu")["matmul"]}
+        self._run_once()
+
+    def _run_once(self) -> None:
+        for kernel in self._kernels.values():
+            kernel()
+
+    def sing(self) -> dict[str, float]:
+        """Seconds per call of each kernel on each clock, e.g. `wall.copy`."""
+        times: dict[str, float] = {}
+        for name, kernel in self._kernels.items():
+            clock = cuda_clock if self._cuda and name != "python" else host_clock
+            _, taken = clock(kernel, SLICES)
+            times[f"wall.{name}"] = taken.wall_s
+            times[f"cpu.{name}"] = taken.cpu_s
+            if taken.gpu_s:
+                times[f"gpu.{name}"] = sum(taken.gpu_s) / len(taken.gpu_s)
+        return times
+
+
+def average(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The mean of the canaries before and after a benchmark."""
+    return {name: 0.5 * (one[name] + other[name]) for name in one}
+
+
+def _python_loop() -> int:
+    total = 0
+    for number in range(LOOPS):
+        total += number & 7
+    return total
+
+
+def _torch_kernels(device: str) -> dict[str, Kernel]:
+    import torch
+
+    # Constants instead of random numbers: a canary must not touch the benchmark's generators.
+    size, dtype = (2048, torch.bfloat16) if device == "cuda" else (768, torch.float32)
+    matrix = torch.full((size, size), 0.5, dtype=dtype, device=device)
+    product = torch.empty_like(matrix)
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "matmul": lambda: torch.mm(matrix, matrix, out=product),
+        "copy": lambda: target.copy_(source),
+    }

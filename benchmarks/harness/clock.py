@@ -1,0 +1,189 @@
+"""Two clocks for every round, verified warm-up, and short work in batches.
+
+`cpu_s` beside them is the processor time of all threads: what other programs steal from the wall
+clock does not count there, so it tells a busy machine from slower code.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar
+
+from benchmarks.harness.statistics import median
+
+T = TypeVar("T")
+WarmUp = Literal["verified", "fixed", "unsteady"]
+
+SHORT_S = 200e-6
+"""Work below this is batched: one synchronisation (or clock reading) for many calls."""
+BATCH_S = 2e-3
+AGREEMENT = 0.005
+"""Largest relative difference between the medians of two windows that counts as steady."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: seconds per call on each clock; one GPU span for every call of a batch."""
+
+    wall_s: float
+    cpu_s: float
+    gpu_s: tuple[float, ...] = ()
+
+
+class Clock(Protocol[T]):
+    """Calls `step` `calls` times and reads the clocks around it."""
+
+    def __call__(self, step: Callable[[], T], calls: int) -> tuple[T, Round]:
+        """What the last call returned, and the round."""
+        ...
+
+
+def host_clock(step: Callable[[], T], calls: int) -> tuple[T, Round]:
+    """Wall and processor time of `calls` calls, per call."""
+    cpu, start = time.process_time(), time.perf_counter()
+    value = step()
+    for _ in range(calls - 1):
+        value = step()
+    wall = time.perf_counter() - start
+    return value, Round(wall / calls, (time.process_time() - cpu) / calls)
+
+
+def cuda_clock(step: Callable[[], T], calls: int) -> tuple[T, Round]:
+    """CUDA events on the current stream around every call; wall time around all and one sync."""
+    import torch
+
+    pairs = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(calls)
+    ]
+    torch.cuda.synchronize()
+    cpu, start = time.process_time(), time.perf_counter()
+    pairs[0][0].record()
+    value = step()
+    pairs[0][1].record()
+    for begin, end in pairs[1:]:
+        begin.record()
+        value = step()
+        end.record()
+    torch.cuda.synchronize()
+    wall = time.perf_counter() - start
+    spans = tuple(1e-3 * begin.elapsed_time(end) for begin, end in pairs)
+    return value, Round(wall / calls, (time.process_time() - cpu) / calls, spans)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a benchmark may warm up and run; seconds of wall time."""
+
+    window: int
+    """Rounds in each of the two windows that must agree."""
+    warm_s: float
+    warm_cap_s: float
+    rounds: int
+    max_rounds: int
+    time_s: float
+    cap_s: float
+    """After this long a slow benchmark stops with `MIN_ROUNDS` rounds."""
+
+
+MIN_ROUNDS = 3
+# Some forty benchmarks in 20 s on a GPU, some twenty-five in four minutes on two processor cores.
+BUDGETS = {
+    "cuda": Budget(5, 0.05, 0.5, rounds=10, max_rounds=300, time_s=0.15, cap_s=2.0),
+    "cpu": Budget(4, 0.2, 2.0, rounds=8, max_rounds=200, time_s=1.2, cap_s=4.0),
+}
+
+
+@dataclass(frozen=True)
+class Timing(Generic[T]):
+    """What a measurement took: every round, the first call, and what the calls returned."""
+
+    rounds: tuple[Round, ...]
+    first_call_s: float
+    warm_up: WarmUp
+    first: T
+    last: T
+
+
+@dataclass(frozen=True)
+class Loop(Generic[T]):
+    """One benchmark's step and what happens around each of its rounds, outside the span."""
+
+    step: Callable[[], T]
+    clock: Clock[T]
+    before_round: Callable[[], object] | None = None
+
+    def round(self, calls: int) -> tuple[T, Round]:
+        """One round of `calls` calls."""
+        if self.before_round is not None:
+            self.before_round()
+        return self.clock(self.step, calls)
+
+    def batch(self, estimate_s: float) -> int:
+        """Calls per round: several for short work, never where something happens between rounds."""
+        if estimate_s >= SHORT_S or self.before_round is not None:
+            return 1
+        return min(1000, math.ceil(BATCH_S / max(estimate_s, 1e-7)))
+
+
+def take(
+    loop: Loop[T], budget: Budget, rounds: int | None, settled: Callable[[], object]
+) -> Timing[T]:
+    """First call, warm-up, rounds; `settled` is called between warm-up and rounds.
+
+    With a fixed number of `rounds` the first call is the only warm-up, and with `rounds=1` it is
+    the measurement itself: for work of many seconds that is not repeated.
+    """
+    first, opening = loop.round(1)
+    if rounds == 1:
+        settled()
+        return Timing((opening,), opening.wall_s, "fixed", first, first)
+    warm_up: WarmUp = "fixed"
+    calls = 1
+    if rounds is None:
+        calls, warm_up = _warm_up(loop, budget, opening.wall_s)
+    settled()
+    taken, last = _rounds(loop, budget, rounds, calls)
+    return Timing(tuple(taken), opening.wall_s, warm_up, first, last)
+
+
+def _warm_up(loop: Loop[T], budget: Budget, first_call_s: float) -> tuple[int, WarmUp]:
+    start = time.perf_counter()
+    estimate = loop.round(1)[1].wall_s
+    calls = loop.batch(estimate)
+    times: list[float] = []
+    while True:
+        elapsed = time.perf_counter() - start
+        if elapsed >= budget.warm_s and steady(times, budget.window):
+            return calls, "verified"
+        # Work that fills the cap with one call has been warmed up by its first.
+        if elapsed + min(first_call_s, estimate) >= budget.warm_cap_s:
+            return calls, "unsteady"
+        times.append(loop.round(calls)[1].wall_s)
+
+
+def steady(times: list[float], window: int) -> bool:
+    """Whether the medians of the last two windows of round times agree within 0.5 %."""
+    if len(times) < 2 * window:
+        return False
+    now, before = median(times[-window:]), median(times[-2 * window : -window])
+    return abs(math.log(now / before)) < AGREEMENT
+
+
+def _rounds(loop: Loop[T], budget: Budget, rounds: int | None, calls: int) -> tuple[list[Round], T]:
+    value, taken = loop.round(calls)
+    kept = [taken]
+    start = time.perf_counter() - taken.wall_s * calls
+    while not _enough(len(kept), time.perf_counter() - start, budget, rounds):
+        value, taken = loop.round(calls)
+        kept.append(taken)
+    return kept, value
+
+
+def _enough(num: int, elapsed: float, budget: Budget, rounds: int | None) -> bool:
+    if rounds is not None:
+        return num >= rounds
+    if num >= budget.max_rounds or (num >= MIN_ROUNDS and elapsed >= budget.cap_s):
+        return True
+    return num >= budget.rounds and elapsed >= budget.time_s

@@ -1,0 +1,56 @@
+"""Measure benchmarks again, in a fresh process: what a suspect has to repeat before it is red."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.record import Record, Session, read_session
+
+TIMEOUT_S = 900.0
+TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """How this suite is run by another process."""
+
+    root: Path
+    arguments: tuple[str, ...]
+    """Options that select the same device, scene and parameters."""
+
+    def command(self, nodes: Sequence[str]) -> list[str]:
+        """The command line that measures some benchmarks, as a person could type it."""
+        return [sys.executable, "-m", "pytest", *nodes, "--benchmark-only", *self.arguments]
+
+    def measure(self, machine: Machine, suite: str, records: Sequence[Record]) -> Session:
+        """Measure these benchmarks once more; one that gives no record comes back as errored."""
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            output = Path(folder) / "records.json"
+            quiet = ["-q", "-p", "no:cacheprovider"]
+            problem = self._run([*self.command([r.node for r in records]), *quiet], output)
+            measured = read_session(output) if output.exists() else None
+        if measured is None:
+            measured = Session(machine, suite, "unknown")
+        missing = [record for record in records if record.id not in measured.by_id()]
+        lost = [Record(r.id, r.node, "errored", f"no record: {problem}") for r in missing]
+        return Session(
+            measured.machine, suite, measured.commit, (*measured.records, *lost), measured.faults
+        )
+
+    def _run(self, command: list[str], output: Path) -> str:
+        environment = {**os.environ, RECORDS_FILE: str(output)}
+        try:
+            done = subprocess.run(
+                command, cwd=self.root, env=environment, capture_output=True, text=True,
+                check=False, timeout=TIMEOUT_S,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"the fresh process took longer than {TIMEOUT_S:.0f} s"
+        tail = "\n".join(done.stdout.splitlines()[-TAIL_LINES:])
+        return f"the fresh process ended with exit code {done.returncode}\n{tail}"

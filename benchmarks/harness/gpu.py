@@ -1,0 +1,135 @@
+"""What NVML says about the GPU: its model and limits, and whether it was fit while we measured."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# nvml.h, nvmlClocksEventReason*: the bits under which a number is invalid, not slow, come first.
+HARDWARE_THROTTLE = {0x08: "hw_slowdown", 0x40: "hw_thermal", 0x80: "hw_power_brake"}
+REASONS = HARDWARE_THROTTLE | {
+    0x01: "idle",
+    0x02: "application_clocks",
+    0x04: "power_cap",
+    0x10: "sync_boost",
+    0x20: "sw_thermal",
+    0x100: "display_clocks",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at the GPU; None where this GPU or driver does not tell."""
+
+    sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    power_w: float | None
+    temperature_c: float | None
+    throttle: int
+    processes: frozenset[int]
+
+
+def load_nvml() -> ModuleType | None:
+    """The initialised NVML module; None without the package, the driver or a GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return pynvml if pynvml.nvmlDeviceGetCount() > 0 else None
+    except pynvml.NVMLError:
+        return None
+
+
+def listed_processes(nvml: ModuleType) -> frozenset[int]:
+    """Processes that compute on any GPU of this host, as NVML sees them."""
+    found: set[int] = set()
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        found |= {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    return frozenset(found)
+
+
+class Gpu:
+    """One GPU through NVML. `nvml` is the module, handed in so that tests can play it.
+
+    `before` are the processes that were listed before this one used CUDA (`listed_processes`).
+    """
+
+    def __init__(self, nvml: ModuleType, uuid: str | None, before: frozenset[int]) -> None:
+        self._nvml = nvml
+        # CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's: only the UUID is the same.
+        self._handle = (
+            nvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else nvml.nvmlDeviceGetHandleByIndex(0)
+        )
+        listed = self.sample().processes
+        # In a container the list holds pids of the host: then ours is the one that has appeared
+        # since `before`, or the only one.
+        alone = listed if len(listed) == 1 else frozenset()
+        self._own = frozenset({os.getpid()}) & listed or listed - before or alone
+
+    def power_limit_w(self) -> float | None:
+        """The enforced power limit: two boards of one model with other limits are two machines."""
+        limit = self._ask(lambda: self._nvml.nvmlDeviceGetEnforcedPowerLimit(self._handle))
+        return None if limit is None else limit / 1000
+
+    def driver(self) -> str | None:
+        """The driver's version."""
+        return self._ask(lambda: self._nvml.nvmlSystemGetDriverVersion())
+
+    def sample(self) -> Sample:
+        """Clocks, power, temperature, throttle reasons and processes, now."""
+        nvml, handle = self._nvml, self._handle
+        power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+        processes = self._ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+        return Sample(
+            self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            None if power is None else power / 1000,
+            self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            reasons or 0,
+            frozenset(process.pid for process in processes),
+        )
+
+    def foreign(self, sample: Sample) -> frozenset[int]:
+        """Processes on this GPU that are not ours."""
+        return sample.processes - self._own
+
+    def _ask(self, query: Callable[[], T]) -> T | None:
+        try:
+            return query()
+        except self._nvml.NVMLError:  # this GPU or driver does not tell: the field stays empty
+            return None
+
+
+def facts(samples: list[Sample]) -> dict[str, float]:
+    """The means of what was sampled, under names with units."""
+    fields = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")
+    told = {f: [v for s in samples if (v := getattr(s, f)) is not None] for f in fields}
+    return {field: sum(values) / len(values) for field, values in told.items() if values}
+
+
+def throttle_names(bits: int) -> list[str]:
+    """The names of the set throttle bits."""
+    return [name for bit, name in sorted(REASONS.items()) if bits & bit]
+
+
+def why_invalid(gpu: Gpu, samples: list[Sample]) -> list[str]:
+    """Reasons why numbers taken between these samples are invalid rather than slow."""
+    bits = 0
+    foreign: frozenset[int] = frozenset()
+    for sample in samples:
+        bits |= sample.throttle
+        foreign |= gpu.foreign(sample)
+    reasons = [
+        f"hardware throttle: {name}" for bit, name in HARDWARE_THROTTLE.items() if bits & bit
+    ]
+    if foreign:
+        pids = ", ".join(map(str, sorted(foreign)))
+        reasons.append(f"another process on the GPU: pid {pids}")
+    return reasons

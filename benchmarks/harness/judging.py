@@ -1,0 +1,88 @@
+"""From a finished run to its verdict: re-measure what is suspect, store what is new, tell JUnit."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.harness.baseline import added, is_local, renewed, write_baseline
+from benchmarks.harness.fresh import Fresh
+from benchmarks.harness.record import Session
+from benchmarks.harness.report import Judgement
+from benchmarks.harness.rules import CONFIRMATIONS, RERUNS
+from benchmarks.harness.suite import Suite, TimedRun
+from benchmarks.harness.verdict import Code, Verdict, judge
+
+MAX_REPEATS = CONFIRMATIONS + RERUNS
+
+
+def judge_run(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> Judgement:
+    """Judge a run; where it passed, store it as a first baseline or because that was asked for."""
+    if suite.wanted.judged:
+        verdict = _judge_with_reruns(config, suite, timing, run)
+    else:  # only to be recorded: it must be right, valid and listed, but may be slower
+        verdict = judge(run, None, timing.policy, expected=())
+    judgement = Judgement(
+        verdict, run, timing.baseline, timing.policy, timing.path, suite.arguments
+    )
+    if verdict.code is not Code.PASS or run.faults:
+        return judgement
+    return replace(judgement, recorded=_store(config, suite, timing, run))
+
+
+def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> tuple[str, ...]:
+    """Write what a passed run adds to its baseline; the ids that were written."""
+    old = timing.baseline
+    if suite.wanted.record:
+        new = renewed(old, run, suite.expected(config))
+    elif old is None or is_local(suite.root, timing.path):
+        new = added(old, run)
+    else:  # committed: only --benchmark-record writes there
+        return ()
+    before = {} if old is None else old.records
+    changed = [name for name, record in new.records.items() if before.get(name) is not record]
+    if changed:
+        write_baseline(timing.path, new)
+    return tuple(sorted(changed))
+
+
+def _judge_with_reruns(
+    config: pytest.Config, suite: Suite, timing: TimedRun, run: Session
+) -> Verdict:
+    """Judge; measure what is suspect in a fresh process; judge again, until nothing is pending."""
+    fresh = Fresh(suite.root, suite.arguments)
+    again: list[Session] = []
+    required = os.environ.get("CI", "").lower() == "true"
+    while True:
+        verdict = judge(
+            run, timing.baseline, timing.policy, expected=suite.expected(config),
+            remeasured=again, baseline_required=required,
+        )  # fmt: skip
+        if not verdict.pending or len(again) == MAX_REPEATS:
+            return verdict
+        _say(config, f"measuring again, in a fresh process: {', '.join(verdict.pending)}")
+        records = [record for record in run.records if record.id in verdict.pending]
+        again.append(fresh.measure(run.machine, run.suite, records))
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        terminal.ensure_newline()
+        terminal.write_line(text)
+
+
+def report_to_junit(config: pytest.Config, judgement: Judgement) -> None:
+    """Each red finding becomes a failed test case of the JUnit file, if one is written."""
+    writers = [p for p in config.pluginmanager.get_plugins() if type(p).__name__ == "LogXML"]
+    for writer in writers:
+        for finding in judgement.verdict.red:
+            node = f"benchmarks/verdict::{finding.metric or 'coverage'} of {finding.id or 'run'}"
+            text = f"{finding.status.value}: {finding.detail}"
+            place = ("", 0, node)
+            writer.pytest_runtest_logreport(
+                pytest.TestReport(node, place, {}, "failed", text, "call")
+            )
+            writer.pytest_runtest_logreport(
+                pytest.TestReport(node, place, {}, "passed", None, "teardown")
+            )

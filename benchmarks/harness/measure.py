@@ -1,0 +1,192 @@
+"""`measure`: what a benchmark calls. Untimed it runs the step once, timed it takes the numbers.
+
+@pytest.mark.parametrize("batch_size", axis([8, 64], full=[1, 8, 16, 32, 64]))
+def bench_train_step(measure: Measure, batch_size: int) -> None:
+    learner = make(batch_size, measure.device)
+    result = measure(learner.step, items=batch_size, unit="samples")
+    result.check(math.isfinite(result.value), "the loss is finite")
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from benchmarks.harness import faults, gpu
+from benchmarks.harness.cache import Flush
+from benchmarks.harness.canary import Canaries, average
+from benchmarks.harness.clock import BUDGETS, Loop, Round, Timing, cuda_clock, host_clock, take
+from benchmarks.harness.memory import MemoryWatch
+from benchmarks.harness.record import CacheState, ClockName, Record
+from benchmarks.harness.statistics import log_median, median, median_half_width, quantile
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the session lends to a timed benchmark."""
+
+    canaries: Canaries
+    gpu: gpu.Gpu | None
+    memory: MemoryWatch
+    replay: Callable[[Sequence[float]], None]
+    """Hands the gated times to pytest-benchmark."""
+
+
+@dataclass(frozen=True)
+class Result(Generic[T]):
+    """What the step returned, and where metrics about it go."""
+
+    value: T
+    """From the last call: of what was timed."""
+    first: T
+    """From the first call: what a step that changes its own state can be checked by."""
+    measure: "Measure"
+
+    def check(self, ok: object, message: str) -> None:
+        """The answer must be right, or the benchmark is red instead of fast."""
+        if not ok:
+            raise AssertionError(message)
+
+    def metric(self, name: str, value: float) -> None:
+        """Record a number; the name ends in its unit. Gated if the policy lists it."""
+        self.measure.metric(name, value)
+
+    def accuracy(self, name: str, values: Sequence[float]) -> None:
+        """Record an accuracy over seeds: the median, and the interval its repetition falls into."""
+        self.measure.accuracy(name, values)
+
+
+class Measure:
+    """The fixture `measure`: call it once, with what is to be measured."""
+
+    def __init__(
+        self, record: Record, device: str, injected: faults.Faults, stage: Stage | None
+    ) -> None:
+        self.record = record
+        self.device = device
+        """`cpu` or `cuda`: where the benchmark has to run."""
+        self.called = False
+        self._faults = injected
+        self._stage = stage
+
+    @property
+    def timed(self) -> bool:
+        """Whether numbers are taken; without it the step runs once and the answer is checked."""
+        return self._stage is not None
+
+    def __call__(
+        self,
+        step: Callable[[], T],
+        *,
+        items: int | None = None,
+        unit: str = "items",
+        clock: ClockName = "wall",
+        cache: CacheState = "warm",
+        rounds: int | None = None,
+        before_round: Callable[[], object] | None = None,
+        counters: Mapping[str, int] | None = None,
+    ) -> Result[T]:
+        """Measure `step`.
+
+        `items` handled per call give `{unit}_per_s`. `clock` is what is gated: `gpu` (CUDA events,
+        for kernels) or `wall` (end to end); on a CPU both are wall time. `rounds` fixes their
+        number: the first call is then the only warm-up, and with 1 it is the measurement.
+        `before_round` runs outside the span; it and a cold cache rule out batching of short work.
+        """
+        if self.called:
+            raise RuntimeError(f"{self.record.id}: measure() was called twice; make two benchmarks")
+        self.called = True
+        self.record = replace(self.record, counters=dict(counters or {}))
+        if self._stage is None:
+            if before_round is not None:
+                before_round()
+            first = last = step()
+        else:
+            on_gpu = clock == "gpu" and self.device == "cuda"
+            self.record = replace(self.record, clock="gpu" if on_gpu else "wall", cache=cache)
+            timing = self._take(step, rounds, before_round, self._stage)
+            self._note_times(timing, self._stage)
+            if items is not None:
+                self.metric(f"{unit}_per_s", items / self.record.metrics["time_s"])
+            first, last = timing.first, timing.last
+        if self._faults.active("answer", self.record.id):
+            first, last = faults.corrupted(first), faults.corrupted(last)
+        return Result(last, first, self)
+
+    def metric(self, name: str, value: float) -> None:
+        """Record a number; the name ends in its unit. Gated if the policy lists it."""
+        self.record = replace(self.record, metrics={**self.record.metrics, name: float(value)})
+
+    def accuracy(self, name: str, values: Sequence[float]) -> None:
+        """Record an accuracy over seeds: the median, and the interval its repetition falls into."""
+        self.metric(name, median(values))
+        intervals = {**self.record.intervals, name: median_half_width(values)}
+        self.record = replace(self.record, intervals=intervals)
+
+    def _take(
+        self,
+        step: Callable[[], T],
+        rounds: int | None,
+        before_round: Callable[[], object] | None,
+        stage: Stage,
+    ) -> Timing[T]:
+        held: list[object] = []
+        samples: list[gpu.Sample] = []
+        canary = stage.canaries.sing()
+        if self.record.cache == "cold":
+            flush = Flush(self.device, before_round)
+            stage.memory.exclude(flush.num_bytes)
+            before_round = flush
+
+        def settled() -> None:
+            if stage.gpu is not None:
+                samples.append(stage.gpu.sample())
+            share = self._faults.percent("memory", self.record.id) / 100
+            if share > 0:
+                kind = "gpu" if self.device == "cuda" else "cpu"
+                peak = stage.memory.read()[f"peak_{kind}_bytes"]
+                held.append(faults.ballast(int(share * peak), self.device))
+
+        clock = cuda_clock if self.device == "cuda" else host_clock
+        slow = faults.slowed(step, self._faults, self.record.id, self.device)
+        timing = take(Loop(slow, clock, before_round), BUDGETS[self.device], rounds, settled)
+        if stage.gpu is not None:
+            samples.append(stage.gpu.sample())
+            self.record = replace(
+                self.record,
+                facts=gpu.facts(samples),
+                invalid=tuple(gpu.why_invalid(stage.gpu, samples)),
+            )
+        peaks = stage.memory.read()
+        canary = average(canary, stage.canaries.sing())
+        metrics = {**self.record.metrics, **peaks}
+        notes = tuple(stage.memory.notes)
+        self.record = replace(self.record, metrics=metrics, canary=canary, notes=notes)
+        return timing
+
+    def _note_times(self, timing: Timing[T], stage: Stage) -> None:
+        times = gated_times(timing.rounds, on_gpu=self.record.clock == "gpu")
+        metrics = {
+            "time_s": log_median(times),
+            "iqr_s": quantile(times, 0.75) - quantile(times, 0.25),
+            "p95_s": quantile(times, 0.95),
+            "p99_s": quantile(times, 0.99),
+            "wall_s": log_median(gated_times(timing.rounds, on_gpu=False)),
+            "cpu_s": median([taken.cpu_s for taken in timing.rounds]),
+            "first_call_s": timing.first_call_s,
+        }
+        if self.device == "cuda":
+            metrics["gpu_s"] = log_median(gated_times(timing.rounds, on_gpu=True))
+        metrics = {**self.record.metrics, **metrics}
+        self.record = replace(
+            self.record, metrics=metrics, warm_up=timing.warm_up, rounds=len(times)
+        )
+        stage.replay(times)
+
+
+def gated_times(rounds: Sequence[Round], on_gpu: bool) -> list[float]:
+    """The round times of one clock, all of them above the clocks' resolution."""
+    if on_gpu:
+        return [max(span, 1e-9) for taken in rounds for span in taken.gpu_s]
+    return [max(taken.wall_s, 1e-9) for taken in rounds]

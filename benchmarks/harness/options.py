@@ -1,0 +1,135 @@
+"""What the command line asks for, and what it must not ask for. Read before pytest-benchmark does.
+
+A plain `pytest` runs every benchmark once, untimed. The bare `--benchmark-compare` is ours: it
+means this machine's baseline and our verdict. With a value it keeps pytest-benchmark's meaning.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+RECORDS_FILE = "BENCHMARK_RECORDS_FILE"
+"""Set for a fresh process: it measures, writes its records there, and judges nothing."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What this run is for."""
+
+    timed: bool
+    judged: bool
+    """The exit code is our verdict."""
+    record: bool
+    """Replace the stored baseline by this run, unless it failed."""
+    only: bool
+    skip: bool
+    full: bool
+    scene: str
+    device: str
+    baseline_dir: Path | None
+    records_file: Path | None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """The harness's own options, beside those of pytest-benchmark."""
+    group = parser.getgroup("rap benchmarks")
+    group.addoption("--full", action="store_true", help="all parameters of every benchmark")
+    group.addoption(
+        "--scene", default="room", metavar="PATH",
+        help="scene that the benchmarks use; default: the built-in procedural room",
+    )  # fmt: skip
+    group.addoption(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="where the benchmarks run; default: the GPU where there is one",
+    )  # fmt: skip
+    group.addoption(
+        "--benchmark-record", action="store_true",
+        help="store this run as the baseline of this machine, unless it failed",
+    )  # fmt: skip
+    group.addoption(
+        "--baseline-dir", metavar="DIR", type=Path, default=None,
+        help="folder of baselines; default: benchmarks/baselines, else .benchmarks/rap",
+    )  # fmt: skip
+
+
+def read_options(config: pytest.Config) -> Wanted:
+    """Understand and check the options; pytest.UsageError for what cannot work.
+
+    Takes the bare `--benchmark-compare` and `--benchmark-only` over from pytest-benchmark, and
+    disables its timing in an untimed run.
+    """
+    option = config.option
+    compare = getattr(option, "benchmark_compare", [])
+    _refuse_path(config, compare)
+    saved = any(getattr(option, f"benchmark_{name}", None) for name in ("json", "save", "autosave"))
+    records_file = os.environ.get(RECORDS_FILE)
+    only = bool(getattr(option, "benchmark_only", False))
+    enable = bool(getattr(option, "benchmark_enable", False))
+    asked = bool(compare or saved or option.benchmark_record or only or records_file)
+    asked = asked and not option.collectonly
+    disabled = bool(getattr(option, "benchmark_disable", False)) and not enable
+    _refuse_contradictions(option, compare, asked=asked, disabled=disabled)
+    timed = asked or (enable and not option.collectonly)
+    if not timed and hasattr(option, "benchmark_disable"):
+        option.benchmark_disable = True
+    if compare is True:
+        option.benchmark_compare = []
+    if only:
+        option.benchmark_only = option.benchmark_skip = False
+    return Wanted(
+        timed=timed,
+        judged=timed and bool(compare or saved) and not records_file,
+        record=timed and option.benchmark_record and not records_file,
+        only=only,
+        skip=bool(getattr(option, "benchmark_skip", False)),
+        full=option.full,
+        scene=option.scene,
+        device=option.device,
+        baseline_dir=option.baseline_dir,
+        records_file=Path(records_file) if records_file else None,
+    )
+
+
+def _refuse_path(config: pytest.Config, compare: object) -> None:
+    if not isinstance(compare, str):
+        return
+    path = compare.partition("::")[0]
+    if (config.invocation_params.dir / path).exists():
+        raise pytest.UsageError(
+            f"--benchmark-compare takes {compare!r} for the number of a saved run; "
+            f"write: pytest {compare} --benchmark-compare"
+        )
+
+
+def _refuse_contradictions(
+    option: Namespace, compare: object, *, asked: bool, disabled: bool
+) -> None:
+    if not asked:
+        return
+    if not hasattr(option, "benchmark_compare"):
+        raise pytest.UsageError("timing needs pytest-benchmark: leave out -p no:benchmark")
+    if disabled:
+        raise pytest.UsageError(
+            "--benchmark-disable (here or in addopts) and an option that measures: with it nothing "
+            "would be measured, and the run would pass; drop one of them"
+        )
+    if getattr(option, "dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
+        raise pytest.UsageError("benchmarks cannot be timed in parallel: drop xdist's -n, or -n 0")
+    if compare is True and getattr(option, "benchmark_compare_fail", None):
+        raise pytest.UsageError(
+            "--benchmark-compare-fail needs the number of a saved run (--benchmark-compare=0001); "
+            "the bare --benchmark-compare judges by benchmarks/policy.toml"
+        )
+
+
+def refuse_shape_checks() -> None:
+    """pytest.UsageError while jaxtyping's import hook is active: checked calls take double."""
+    if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):
+        raise pytest.UsageError(
+            "the shape-checking import hook of tests/conftest.py is active, its times would be "
+            "wrong; time the benchmarks alone: pytest benchmarks --benchmark-compare"
+        )

@@ -1,0 +1,164 @@
+"""The pytest plugin: options, the fixture `measure`, and the verdict as the exit code.
+
+It sits on pytest-benchmark without touching its classes: the harness measures with its own loop and
+replays the times, so that one number is shown everywhere. Without pytest-benchmark (`-p
+no:benchmark`) every benchmark still runs, untimed.
+"""
+
+from collections.abc import Generator
+
+import pytest
+
+from benchmarks.harness import faults, machine, options, report
+from benchmarks.harness.judging import judge_run, report_to_junit
+from benchmarks.harness.measure import Measure
+from benchmarks.harness.record import Outcome, write_session
+from benchmarks.harness.report import Judgement
+from benchmarks.harness.suite import Suite
+from benchmarks.harness.verdict import Code
+
+SUITE = pytest.StashKey[Suite]()
+JUDGEMENT = pytest.StashKey[Judgement]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our options exist for `pytest` and `pytest benchmarks` alike."""
+    options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options before pytest-benchmark, whose own hook runs last, acts on them."""
+    config.addinivalue_line("markers", "full: a parameter that only runs with --full")
+    wanted = options.read_options(config)
+    try:
+        device = machine.resolve_device(wanted.device)
+        injected = faults.from_environment()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+    config.stash[SUITE] = Suite(config.rootpath, wanted, device, injected)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Policy and baseline are read before any long work."""
+    suite = session.config.stash[SUITE]
+    if suite.wanted.timed:
+        try:
+            suite.start_timing()
+        except ValueError as error:
+            raise pytest.UsageError(
+                f"{error}\nA baseline that cannot be used: delete it and record a new one with "
+                "pytest benchmarks --benchmark-record"
+            ) from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What is measured where, in two lines."""
+    suite = config.stash[SUITE]
+    if suite.timing is None:
+        return []
+    name = suite.timing.machine.key
+    return [f"benchmarks: timed on {suite.device}, {name}", f"baseline: {suite.timing.path}"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `--full` runs; skip, with a reason, what needs a GPU."""
+    kept = config.stash[SUITE].adopt(items)
+    dropped = [item for item in items if item not in kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is left after every selection is what coverage is judged over."""
+    suite = session.config.stash[SUITE]
+    suite.enrol(session.items)
+    if suite.wanted.timed and any(item in suite for item in session.items):
+        options.refuse_shape_checks()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start watching memory before the benchmark's fixtures take any."""
+    suite = item.config.stash[SUITE]
+    if item in suite:
+        suite.before()
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest) -> Measure:
+    """Measures a step: see `benchmarks.harness.measure`."""
+    return request.config.stash[SUITE].measure_for(request)
+
+
+@pytest.fixture(scope="session")
+def bench_device(request: pytest.FixtureRequest) -> str:
+    """`cpu` or `cuda`, as `--device` resolved: for fixtures of a wider scope than `measure`."""
+    return request.config.stash[SUITE].device
+
+
+@pytest.fixture(scope="session")
+def bench_scene(request: pytest.FixtureRequest) -> str:
+    """The scene of `--scene`: a path, or `room` for the built-in one."""
+    return request.config.stash[SUITE].wanted.scene
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed assertion is a wrong answer; any other exception is a crash."""
+    result = yield
+    suite = item.config.stash[SUITE]
+    if item in suite and (call.when == "call" or not result.passed):
+        suite.note(item, *_outcome(result, call))
+    return result
+
+
+def _outcome(result: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
+    if result.passed or call.excinfo is None:
+        return "passed", ""
+    if result.skipped:
+        return "skipped", str(call.excinfo.value)
+    reason = call.excinfo.exconly().splitlines()[0]
+    wrong = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+    return ("wrong" if wrong and call.when == "call" else "errored"), reason
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(
+    session: pytest.Session, exitstatus: int
+) -> Generator[None, object, object]:
+    """Judge before JUnit and the terminal write; set the exit code after everyone else."""
+    suite = session.config.stash[SUITE]
+    code = Code.PASS
+    if suite.timing is not None and exitstatus in (0, 1):
+        run = suite.session()
+        if suite.wanted.records_file is not None:
+            write_session(suite.wanted.records_file, run)
+        elif suite.wanted.judged or suite.wanted.record:
+            judgement = judge_run(session.config, suite, suite.timing, run)
+            session.config.stash[JUDGEMENT] = judgement
+            report_to_junit(session.config, judgement)
+            code = judgement.verdict.code
+    result = yield
+    if code is not Code.PASS:
+        session.exitstatus = code.value
+    return result
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Our table and the verdict, after pytest-benchmark's table."""
+    judgement = config.stash.get(JUDGEMENT, None)
+    if judgement is None:
+        return
+    terminalreporter.section("benchmarks")
+    for line in report.lines(judgement):
+        markup = {line.colour: True} if line.colour else {}
+        terminalreporter.write_line(line.text, **markup)

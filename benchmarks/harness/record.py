@@ -1,0 +1,165 @@
+"""What one process measured, as data: a versioned schema that is read strictly or refused."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from benchmarks.harness.clock import WarmUp
+from benchmarks.harness.machine import Machine
+
+SCHEMA = 1
+
+Outcome = Literal["passed", "wrong", "errored", "skipped"]
+ClockName = Literal["wall", "gpu"]
+CacheState = Literal["warm", "cold"]
+CHOICES = {"outcome": Outcome, "clock": ClockName, "cache": CacheState, "warm_up": WarmUp}
+
+
+class RecordError(ValueError):
+    """A file of records that cannot be used; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One benchmark in one process."""
+
+    id: str
+    node: str
+    """pytest's node id, relative to the rootdir: how to run this benchmark alone."""
+    outcome: Outcome = "passed"
+    reason: str = ""
+    """Why it was skipped, wrong or errored."""
+    clock: ClockName = "wall"
+    """What `time_s` is: wall time around call and synchronisation, or the GPU span."""
+    cache: CacheState = "warm"
+    warm_up: WarmUp = "fixed"
+    rounds: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Values by name; the unit is the name's end: `time_s`, `peak_gpu_bytes`, `samples_per_s`."""
+    intervals: Mapping[str, float] = field(default_factory=dict)
+    """Half widths of the metrics that are known with an interval (accuracies over seeds)."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Exact counts: launches, synchronisations, rejected views."""
+    canary: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """What NVML said meanwhile."""
+    invalid: tuple[str, ...] = ()
+    """Reasons why the times say nothing about the code: throttling, a foreign process."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything one process measured, on one machine."""
+
+    machine: Machine
+    suite: str
+    """Which set of benchmarks: the scene, and `-full` with all parameters."""
+    commit: str
+    records: tuple[Record, ...] = ()
+    faults: str = ""
+    """Faults that were injected on purpose; never stored as a baseline."""
+
+    def by_id(self) -> Mapping[str, Record]:
+        """The records under their ids."""
+        return MappingProxyType({record.id: record for record in self.records})
+
+
+def write_session(path: Path, session: Session) -> None:
+    """Write a session as JSON under a temporary name, then rename."""
+    write_json(path, {"schema": SCHEMA, "kind": "session", **dataclasses.asdict(session)})
+
+
+def read_session(path: Path) -> Session:
+    """Read what `write_session` wrote; RecordError for anything else."""
+    content = read_json(path, "session")
+    records = content.get("records")
+    if not isinstance(records, list):
+        raise RecordError(f"{path}: `records` must be a list")
+    return Session(
+        read_machine(content.get("machine"), path),
+        str(content.get("suite")),
+        str(content.get("commit")),
+        tuple(read_record(entry, f"{path}: records[{n}]") for n, entry in enumerate(records)),
+        str(content.get("faults", "")),
+    )
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Sorted and indented, so that it diffs well; a killed run leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(content, indent=1, sort_keys=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """The content of one of our files, its schema and kind checked."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise RecordError(f"{path}: is not a {kind} of this harness")
+    if content.get("schema") != SCHEMA:
+        raise RecordError(
+            f"{path}: has schema {content.get('schema')!r}, this harness reads {SCHEMA}"
+        )
+    return content
+
+
+def read_machine(content: object, path: Path) -> Machine:
+    """The machine part of a file."""
+    return Machine(**_fields(Machine, content, f"{path}: machine"))
+
+
+def read_record(content: object, where: str) -> Record:
+    """One record; RecordError names the field that does not fit."""
+    values = _fields(Record, content, where)
+    for name, choice in CHOICES.items():
+        if values[name] not in get_args(choice):
+            accepted = ", ".join(get_args(choice))
+            raise RecordError(f"{where}.{name}: {values[name]!r} is none of {accepted}")
+    for name in ("metrics", "intervals", "counters", "canary", "facts"):
+        _check_numbers(values[name], f"{where}.{name}")
+    for name in ("id", "node", "reason"):
+        if not isinstance(values[name], str):
+            raise RecordError(f"{where}.{name}: {values[name]!r} is not a string")
+    for name in ("invalid", "notes"):
+        if not isinstance(values[name], list):
+            raise RecordError(f"{where}.{name}: must be a list")
+        values[name] = tuple(values[name])
+    return Record(**values)
+
+
+def finite(record: Record) -> bool:
+    """Whether every number of a record is finite, as a baseline's must be."""
+    return all(map(math.isfinite, (*record.metrics.values(), *record.intervals.values())))
+
+
+def _fields(kind: type[Record] | type[Machine], content: object, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise RecordError(f"{where}: must be an object")
+    names = {entry.name for entry in dataclasses.fields(kind)}
+    if set(content) != names:
+        odd = ", ".join(sorted(set(content) ^ names))
+        raise RecordError(f"{where}: fields missing or unknown: {odd}")
+    return dict(content)
+
+
+def _check_numbers(content: object, where: str) -> None:
+    if not isinstance(content, dict):
+        raise RecordError(f"{where}: must be an object")
+    for name, value in content.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RecordError(f"{where}.{name}: {value!r} is not a number")

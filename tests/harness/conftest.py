@@ -1,0 +1,41 @@
+"""A clock that only work moves, and a toy machine."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from benchmarks.harness import clock, faults
+from benchmarks.harness.machine import Machine
+
+
+@dataclass
+class VirtualTime:
+    """Stands in for the module `time`: every look at it takes a microsecond, work says its own."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        """Wall time."""
+        self.now += 1e-6
+        return self.now
+
+    process_time = perf_counter
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; also how toy work takes its time."""
+        self.now += seconds
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    """The harness measures on a virtual clock for one test."""
+    virtual = VirtualTime()
+    monkeypatch.setattr(clock, "time", virtual)
+    monkeypatch.setattr(faults, "time", virtual)
+    return virtual
+
+
+@pytest.fixture(scope="session")
+def toy_machine() -> Machine:
+    """Where the toy records come from."""
+    return Machine("cpu", "Toy CPU", 2, 2**33, "none", {"python": "3.11"})
