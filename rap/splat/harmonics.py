@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rap import geometry
 from rap.splat.gaussians import Gaussians
 
 BASE = 0.5 / sqrt(pi)
@@ -60,8 +59,9 @@ def view_colors(
     """Colour of every Gaussian seen from every camera centre, at least 0; shared at degree 0."""
     if gaussians.sh_degree == 0:
         return (0.5 + BASE * gaussians.sh[:, 0]).clamp_min(0)[None]
-    centres = geometry.invert(camera_from_world)[:, :3, 3]
-    offsets = gaussians.means - centres[:, None]
+    rotation, translation = camera_from_world[:, :3, :3], camera_from_world[:, :3, 3:]
+    centres = -(rotation.mT @ translation).mT
+    offsets = gaussians.means - centres
     directions = torch.nn.functional.normalize(offsets, dim=-1)
     values = basis(directions, gaussians.sh_degree)
     return (0.5 + torch.einsum("vnk,nkc->vnc", values, gaussians.sh)).clamp_min(0)

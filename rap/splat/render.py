@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
@@ -94,7 +94,7 @@ def _draw_gsplat(
         gaussians.opacities,
         colors.expand(num_views, -1, -1),
         camera_from_world.contiguous(),
-        camera.K(gaussians.means.device).expand(num_views, -1, -1).contiguous(),
+        _calibration(camera, gaussians.means.device).expand(num_views, -1, -1).contiguous(),
         camera.width,
         camera.height,
         near_plane=reference.NEAR_M,
@@ -104,6 +104,13 @@ def _draw_gsplat(
         rasterize_mode="antialiased" if antialiased else "classic",
     )
     return picture, alpha[..., 0]
+
+
+@lru_cache(maxsize=64)
+def _calibration(camera: Camera, device: torch.device) -> Float[Tensor, "3 3"]:
+    """K on the device, copied once: each copy from the host would wait for the device."""
+    with torch.inference_mode(False):
+        return camera.K(device)
 
 
 def _use_gsplat(backend: Backend, device: torch.device) -> bool:

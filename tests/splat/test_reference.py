@@ -45,7 +45,8 @@ def make_poses(num: int, seed: int = 0) -> Tensor:
 
 def make_colors(gaussians: Gaussians, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(1, gaussians.num, 3, generator=generator, dtype=gaussians.means.dtype)
+    colors = torch.rand(1, gaussians.num, 3, generator=generator, dtype=gaussians.means.dtype)
+    return colors.to(gaussians.means.device)
 
 
 def loop_over_pixels(
@@ -112,7 +113,7 @@ def test_equals_the_loop_over_pixels(antialiased: bool, log_scale: float, logit:
 
 @pytest.mark.parametrize("antialiased", [True, False])
 def test_gradients_are_those_of_finite_differences(antialiased: bool) -> None:
-    """gradcheck in float64, for all parameters, the colours and the poses of two views.
+    """They agree in float64 for all parameters, the colours and the poses of two views.
 
     Of four random sums over the picture, so that four Jacobian rows are checked, not 1,200.
     """
@@ -167,10 +168,10 @@ def test_a_rigid_motion_of_everything_changes_nothing(seed: int) -> None:
     )
 
 
-def test_views_of_one_call_equal_single_calls() -> None:
+def test_views_of_one_call_equal_single_calls(device: torch.device) -> None:
     """Batching does not mix views, each with its own colours."""
-    gaussians, poses = make_gaussians(20), make_poses(3)
-    colors = torch.cat([make_colors(gaussians, seed) for seed in range(3)])
+    gaussians, poses = make_gaussians(20).to(device), make_poses(3).to(device)
+    colors = torch.cat([make_colors(gaussians, seed) for seed in range(3)]).to(device)
     together = rasterize(gaussians, colors, CAMERA, poses, True)
     for view in range(3):
         single = rasterize(gaussians, colors[[view]], CAMERA, poses[[view]], True)
@@ -191,16 +192,16 @@ def test_float32_keeps_the_picture_of_float64() -> None:
     assert difference.mean() < 2e-6
 
 
-def test_camera_that_looks_away_sees_nothing() -> None:
+def test_camera_that_looks_away_sees_nothing(device: torch.device) -> None:
     """With everything behind the camera the picture is empty, and so are the gradients."""
-    gaussians = make_gaussians(5)
+    gaussians = make_gaussians(5).to(device)
     gaussians.means[:, 2] = -gaussians.means[:, 2].abs() - 1
-    gaussians.means.requires_grad_()
-    pose = torch.eye(4, dtype=torch.float64)[None]
+    means = gaussians.means.requires_grad_()
+    pose = torch.eye(4, dtype=torch.float64, device=device)[None]
     picture = rasterize(gaussians, make_colors(gaussians), CAMERA, pose, True)
-    picture.sum().backward()
+    (gradient,) = torch.autograd.grad(picture.sum(), means)
     assert torch.equal(picture, torch.zeros_like(picture))
-    assert torch.equal(gaussians.means.grad, torch.zeros(5, 3, dtype=torch.float64))
+    assert torch.equal(gradient, torch.zeros_like(means))
 
 
 def test_extremely_thin_splats_stay_finite() -> None:
@@ -215,3 +216,23 @@ def test_extremely_thin_splats_stay_finite() -> None:
     gradients = torch.autograd.grad(picture.square().sum(), leaves)
     assert picture.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("opacity", "alpha"),
+    [(1 - 1e-9, 0.999), (0.5, 0.5), (1.001 / 255, 1.001 / 255), (0.999 / 255, 0.0)],
+)
+def test_alpha_is_capped_and_cut(opacity: float, alpha: float) -> None:
+    """At its centre a splat has its opacity, at most 0.999, and nothing below 1/255."""
+    double = {"dtype": torch.float64}
+    gaussians = Gaussians(
+        means=torch.tensor([[0.0, 0.0, 2.0]], **double),
+        quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]], **double),
+        log_scales=torch.zeros(1, 3, **double),
+        opacity_logits=torch.tensor([opacity], **double).logit(),
+        sh=torch.zeros(1, 1, 3, **double),
+    )
+    camera = Camera(10.0, 10.0, 2.5, 1.5, 5, 3)
+    pose = torch.eye(4, **double)[None]
+    picture = rasterize(gaussians, make_colors(gaussians), camera, pose, False)
+    assert float(picture[0, 1, 2, 4]) == pytest.approx(alpha, rel=1e-9)

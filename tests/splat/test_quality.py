@@ -1,0 +1,105 @@
+"""PSNR and SSIM against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rap.splat import quality
+
+
+def random_images(num: int, height: int = 23, width: int = 31, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num, 3, height, width, generator=generator, dtype=torch.float64)
+
+
+def ssim_by_convolution(a: Tensor, b: Tensor) -> Tensor:
+    """Wang et al. (2004) with a dense two-dimensional window and zeros beyond the border."""
+    offset = torch.arange(11, dtype=a.dtype) - 5
+    window = torch.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 1.5**2))
+    window = (window / window.sum()).expand(3, 1, 11, 11)
+
+    def blur(x: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x, window, padding=5, groups=3)
+
+    mu_a, mu_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
+    cov = blur(a * b) - mu_a * mu_b
+    numerator = (2 * mu_a * mu_b + 1e-4) * (2 * cov + 9e-4)
+    return (numerator / ((mu_a**2 + mu_b**2 + 1e-4) * (var_a + var_b + 9e-4))).mean()
+
+
+@given(
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    noise=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_ssim_is_that_of_a_dense_convolution(
+    height: int, width: int, noise: float, seed: int
+) -> None:
+    """Banded matrices compute the windowed moments exactly, for images of any size."""
+    a = random_images(2, height, width, seed)
+    b = (1 - noise) * a + noise * random_images(2, height, width, seed + 1)
+    torch.testing.assert_close(quality.ssim(a, b), ssim_by_convolution(a, b))
+
+
+def test_ssim_of_equal_images_is_one(device: torch.device) -> None:
+    """Nothing is more alike than the same picture."""
+    images = random_images(2).float().to(device)
+    assert float(quality.ssim(images, images)) == pytest.approx(1, abs=1e-5)
+
+
+def test_ssim_is_differentiable() -> None:
+    """Its gradient in the first image is that of finite differences."""
+    a, b = random_images(1, 5, 6), random_images(1, 5, 6, seed=1)
+    assert torch.autograd.gradcheck(quality.ssim, (a.requires_grad_(), b), atol=1e-7)
+
+
+@pytest.mark.cuda
+def test_fused_ssim_equals_the_plain_one() -> None:
+    """Where fused-ssim is used, value and gradient are those of the plain twin."""
+    usable, reason = quality.fused_ssim_available()
+    if not usable:
+        pytest.skip(reason)
+    a = random_images(2, 120, 160).float().cuda().requires_grad_()
+    b = random_images(2, 120, 160, seed=1).float().cuda()
+    fused, plain = quality.ssim(a, b), quality.plain_ssim(a, b)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    (fused_gradient,) = torch.autograd.grad(fused, a)
+    (plain_gradient,) = torch.autograd.grad(plain, a)
+    torch.testing.assert_close(fused_gradient, plain_gradient, rtol=1e-3, atol=1e-8)
+
+
+def test_fused_ssim_without_cuda_says_why() -> None:
+    """The reason is for `rap doctor`."""
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without an NVIDIA GPU")
+    assert quality.fused_ssim_available() == (False, "torch sees no CUDA device")
+
+
+def test_psnr_counts_each_image_alone(device: torch.device) -> None:
+    """An error of 0.1 everywhere is 20 dB, one of 0.01 is 40 dB."""
+    images = torch.zeros(2, 3, 4, 5, device=device)
+    other = torch.tensor([0.1, 0.01], device=device).view(2, 1, 1, 1).expand_as(images)
+    assert quality.psnr(images, other).tolist() == pytest.approx([20, 40], abs=1e-4)
+
+
+@given(seed=st.integers(0, 99))
+def test_affine_psnr_ignores_exposure_and_white_balance(seed: int) -> None:
+    """A colour map of the whole picture costs nothing, noise still does, and it never hurts."""
+    photos = random_images(2, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.rand(3, 3, generator=generator, dtype=torch.float64) + torch.eye(3)
+    mapped = torch.einsum("ij,bjhw->bihw", mix, photos) + 0.1
+    assert quality.psnr_affine(mapped, photos).min() > 60
+    noisy = photos + 0.1 * (random_images(2, seed=seed + 1) - 0.5)
+    assert quality.psnr_affine(noisy, photos).max() < 35
+    assert (quality.psnr_affine(noisy, photos) >= quality.psnr(noisy, photos)).all()
+
+
+def test_affine_psnr_of_a_plain_picture_is_finite() -> None:
+    """One colour everywhere leaves the map undetermined, not the score."""
+    black = torch.zeros(1, 3, 8, 8)
+    assert quality.psnr_affine(black, random_images(1, 8, 8).float()).isfinite().all()
