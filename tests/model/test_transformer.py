@@ -61,6 +61,17 @@ def test_first_token_alone_equals_the_full_layer() -> None:
     torch.testing.assert_close(layer(x, position, True), layer(x, position, False)[:, :1])
 
 
+def test_last_layer_computes_one_token() -> None:
+    """What nobody reads is not computed: the last MLP sees token 0 alone, the others see all."""
+    net = encoder(layers=2)
+    lengths = []
+    for layer in net.layers:
+        mlp = layer.get_submodule("linear1")
+        mlp.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    net(torch.randn(1, 9, DIM).double(), torch.zeros(9, DIM).double())
+    assert lengths == [9, 1]
+
+
 def test_cells_are_row_major_with_columns_first() -> None:
     """Token 1 + y·w + x is the vector of column x, then that of row y."""
     table = PositionTable(8)
