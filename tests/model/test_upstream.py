@@ -76,7 +76,6 @@ def test_converted_network_equals_the_published_one(
     torch.testing.assert_close(ours.features, features, rtol=0, atol=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (240, 427), (233, 311)])
 def test_converted_network_equals_the_published_one_at_full_size(
     released: Path, height: int, width: int
