@@ -4,7 +4,8 @@ Prepared: `{train,test}/rgb/*` with `{train,test}/poses/*.txt` (camera-to-world,
 metres). Published (Kendall et al., ICCV 2015): `dataset_{train,test}.txt` with a camera centre and
 a camera-from-world quaternion (wxyz) per image, and `reconstruction.nvm` with focal lengths and
 points. The prepared layout is taken where both are there. The slight radial distortion that the
-.nvm estimates is ignored, as in every number reported on this data.
+.nvm estimates is ignored, as in every number reported on this data. Prepared photographs are
+smaller than the 1920x1080 that its focal lengths are for.
 """
 
 import statistics
@@ -111,7 +112,7 @@ def _prepared(folder: Path) -> list[Frame]:
     images = {p.stem: p for p in sorted((folder / "rgb").glob("*")) if p.suffix in IMAGE_SUFFIXES}
     poses = {p.stem: p for p in (folder / "poses").glob("*.txt")}
     for stem in sorted(images.keys() ^ poses.keys()):
-        missing = f"poses/{stem}.txt" if stem in images else f"rgb/{stem}.png (or .jpg)"
+        missing = f"poses/{stem}.txt" if stem in images else f"rgb/{stem}.png"
         raise DataError(f"{folder / missing}: no such file; restore it, or remove {stem} wholly")
     stems = _without_bad(sorted(images), folder.parent)
     where = [str(poses[stem]) for stem in stems]
@@ -182,26 +183,27 @@ def _camera(root: Path, frames: Sequence[Frame], nvm: Nvm | None) -> tuple[Camer
         return read_camera(path), str(path)
     image = frames[0].image if frames else None
     width, height = image_size(image) if isinstance(image, Path) else _PUBLISHED_SIZE
-    calibration = root / "train" / "calibration"
-    files = sorted(calibration.glob("*.txt"))
+    files = sorted((root / "train" / "calibration").glob("*.txt"))
     if files:
-        focal = _median([_calibrated_focal(file) for file in files], calibration)
-        return Camera(focal, focal, width / 2, height / 2, width, height), str(calibration)
-    if nvm:
-        known = [nvm.focal_px[_stem(f.name)] for f in frames if _stem(f.name) in nvm.focal_px]
-        if known:
-            path = root / "reconstruction.nvm"
-            return _published_camera(_median(known, path)).resized(width, height), str(path)
+        where = files[0].parent
+        focal = _median([_calibrated_focal(file) for file in files], where)
+        return _centred(focal, width, height), str(where)
+    stems = [_stem(frame.name) for frame in frames]
+    known = [nvm.focal_px[stem] for stem in stems if stem in nvm.focal_px] if nvm else []
+    if known:
+        path = root / "reconstruction.nvm"
+        prepared = (root / "train" / "rgb").is_dir()
+        size = _PUBLISHED_SIZE if prepared else (width, height)
+        return _centred(_median(known, path), *size).resized(width, height), str(path)
     focal = _CUSTOMARY_FOCAL * min(width, height) / _CUSTOMARY_SIDE
     log.warn(
         f"{root}: no camera.json, train/calibration or reconstruction.nvm; assuming the "
         f"customary focal length of {focal:.0f} px for {width}x{height}"
     )
-    return Camera(focal, focal, width / 2, height / 2, width, height), "the customary camera"
+    return _centred(focal, width, height), "the customary camera"
 
 
-def _published_camera(focal: float) -> Camera:
-    width, height = _PUBLISHED_SIZE
+def _centred(focal: float, width: int, height: int) -> Camera:
     return Camera(focal, focal, width / 2, height / 2, width, height)
 
 

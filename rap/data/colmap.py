@@ -82,10 +82,11 @@ def _frames(entries: list[ImageEntry], folder: Path, file: Path) -> list[Frame]:
 
 def _listed(path: Path, names: Sequence[str], listed: str) -> list[str]:
     wanted = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    return _known(path, wanted, names, listed)
+    return known_names(path, wanted, names, listed)
 
 
-def _known(path: Path, wanted: list[str], names: Sequence[str], listed: str) -> list[str]:
+def known_names(path: Path, wanted: list[str], names: Sequence[str], listed: str) -> list[str]:
+    """The wanted names that a model has; `DataError` where it has none, a line where some."""
     known = set(names)
     found = [name for name in wanted if name in known]
     missing = [name for name in wanted if name not in known]
@@ -110,4 +111,6 @@ def _from_table(path: Path, names: Sequence[str], listed: str) -> tuple[list[str
         part: [row["filename"] for row in rows if row["filename"] and row["split"] == part]
         for part in ("train", "test")
     }
-    return _known(path, parts["train"], names, listed), _known(path, parts["test"], names, listed)
+    return known_names(path, parts["train"], names, listed), known_names(
+        path, parts["test"], names, listed
+    )

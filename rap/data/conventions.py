@@ -21,12 +21,12 @@ from torch import Tensor
 
 from rap import geometry
 from rap.camera import Camera
+from rap.data.images import decode
 from rap.data.reprojection import (
     depth_error,
     depth_map,
     photograph_error,
     points_explained,
-    thumbnail,
 )
 from rap.scene import Frame, Points, poses
 
@@ -36,6 +36,7 @@ NO_MOTION = "no motion"
 MILLIMETRES = "millimetres"
 _FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 _MILLI = torch.tensor([[1.0, 1.0, 1.0, 1e-3]] * 3 + [[1.0] * 4], dtype=torch.float64)
+_THUMBNAIL_PX = 128
 _NUM_SAMPLES = 24
 _MIN_SAMPLES = 5
 _WIN_SHARE = 0.8
@@ -96,7 +97,9 @@ class Evidence:
     def preferred(self) -> str | None:
         """The reading that is better than the files' own nearly everywhere, or None."""
         better = [name for name in self.errors if self._beats(name, AS_READ)]
-        return min(better, key=self.median, default=None)
+        # no motion explains frames that overlap little better than any right poses do
+        real = [name for name in better if name != NO_MOTION]
+        return min(real or better, key=self.median, default=None)
 
     def confirmed(self) -> bool:
         """Whether the reading of the files is better than every other nearly everywhere."""
@@ -135,8 +138,8 @@ def from_points(frames: Sequence[Frame], camera: Camera, points: Points) -> Evid
     chosen = [frames[i] for i in _spread(len(frames))]
     step = max(1, len(points.xyz) // 5000)
     xyz, rgb = points.xyz[::step].double(), points.rgb[::step].float()
-    images = [thumbnail(frame, camera) for frame in chosen]
-    small = camera.resized(images[0].shape[2], images[0].shape[1])
+    small = _small(camera)
+    images = decode(chosen, small).float()
     errors = {}
     for reading in READINGS:
         camera_from_world = geometry.invert(reading.apply(poses(chosen)))
@@ -167,17 +170,22 @@ def from_photographs(frames: Sequence[Frame], camera: Camera) -> Evidence | None
     pairs = neighbours(poses(frames))
     if not pairs:
         return None
-    images = {
-        i: thumbnail(frames[i], camera).mean(0) for i in sorted({i for p in pairs for i in p})
-    }
-    height, width = next(iter(images.values())).shape
-    small = camera.resized(width, height)
+    used = sorted({i for pair in pairs for i in pair})
+    small = _small(camera)
+    grey = decode([frames[i] for i in used], small).float().mean(1)
+    images = dict(zip(used, grey, strict=True))
 
     def error(a: int, b: int, b_from_a: Float64[Tensor, "4 4"]) -> float:
         return photograph_error(small, images[a], images[b], b_from_a)
 
     scale_free = [reading for reading in READINGS if reading.name != MILLIMETRES]
     return Evidence("photographs", _pair_errors(poses(frames), pairs, error, scale_free))
+
+
+def _small(camera: Camera) -> Camera:
+    """At most 128 pixels wide and high: sharp enough to tell readings apart."""
+    scale = min(1.0, _THUMBNAIL_PX / max(camera.width, camera.height))
+    return camera.resized(round(camera.width * scale), round(camera.height * scale))
 
 
 def _spread(num: int) -> list[int]:

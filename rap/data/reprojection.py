@@ -1,6 +1,6 @@
 """How well one pose, or two, explain what frames show: points, a depth map, a photograph.
 
-Everything is plain arithmetic on a few thousand samples; frames are reduced to thumbnails.
+Everything is plain arithmetic on a few thousand samples; photographs come as thumbnails.
 """
 
 from pathlib import Path
@@ -14,40 +14,37 @@ from torch.nn import functional
 
 from rap import geometry
 from rap.camera import Camera
-from rap.scene import Frame
+from rap.scene import DataError, Frame
 
 _MIN_IN_VIEW = 30
 _DEPTH_SAMPLES = 2500
 _UNKNOWN_DEPTH = 65535
-_THUMBNAIL_PX = 128
 _PATCH_PX = 8
 _MIN_TEXTURE = 4.0
 _MIN_COVER = 0.9
+_MIN_OVERLAP = 0.25
 # Plane depths in units of the baseline; the last stands for infinity.
 _SWEEP = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 25.0, 50.0, 1e5)
 
 
 def depth_map(frame: Frame) -> Float64[Tensor, "h w"]:
-    """Depth in metres, 0 where unknown (0 and 65535 in files)."""
-    if isinstance(frame.depth, Path):
+    """Depth in metres, 0 where unknown (0 and 65535 in files).
+
+    `DataError` where a file cannot be decoded or is not of one channel of 16 bits.
+    """
+    if not isinstance(frame.depth, Path):
+        return torch.from_numpy(np.asarray(frame.depth, dtype=np.float64))
+    try:
         with Image.open(frame.depth) as file:
-            millimetres = torch.from_numpy(np.array(file).astype(np.float64))
-        return torch.where(millimetres < _UNKNOWN_DEPTH, millimetres / 1000, 0.0)
-    return torch.from_numpy(np.asarray(frame.depth, dtype=np.float64))
-
-
-def thumbnail(frame: Frame, camera: Camera) -> Float[Tensor, "3 h w"]:
-    """The photograph at a width or height of at most 128 pixels, 0-255."""
-    scale = min(1.0, _THUMBNAIL_PX / max(camera.width, camera.height))
-    size = (round(camera.width * scale), round(camera.height * scale))
-    if isinstance(frame.image, Path):
-        with Image.open(frame.image) as file:
-            file.draft("RGB", size)
-            image = file.convert("RGB")
-    else:
-        image = Image.fromarray(frame.image)
-    pixels = np.array(image.resize(size, Image.Resampling.BOX), dtype=np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+            mode, values = file.mode, np.array(file)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{frame.depth}: cannot be decoded: {error}; copy it again") from error
+    if not mode.startswith("I"):
+        raise DataError(
+            f"{frame.depth}: image mode {mode}; a depth map has one channel of 16 bits, millimetres"
+        )
+    millimetres = torch.from_numpy(values.astype(np.float64))
+    return torch.where(millimetres < _UNKNOWN_DEPTH, millimetres / 1000, 0.0)
 
 
 def points_explained(
@@ -104,44 +101,48 @@ def photograph_error(
     image_b: Float[Tensor, "h w"],
     b_from_a: Float64[Tensor, "4 4"],
 ) -> float:
-    """1 - the mean over patches of a of their best correlation with b over the plane depths."""
+    """1 - the mean over patches of a of their best correlation with b over the plane depths.
+
+    Only patches that b covers count; 1 where b covers few.
+    """
     baseline = float(torch.linalg.vector_norm(b_from_a[:3, 3]))
-    best = None
-    for depth in _SWEEP if baseline > 0 else _SWEEP[-1:]:
-        warped, inside = _warp(camera, image_b, b_from_a, depth * max(baseline, 1e-9))
-        score = _patch_correlation(image_a, warped, inside)
-        best = score if best is None else torch.maximum(best, score)
-    assert best is not None
-    textured = _patches(image_a).std(dim=0) > _MIN_TEXTURE
-    return 1 - float(best[textured].mean()) if bool(textured.any()) else float("inf")
+    sweep = torch.tensor(_SWEEP if baseline > 0 else _SWEEP[-1:], dtype=torch.float64)
+    warped, inside = _warp(camera, image_b, b_from_a, sweep * max(baseline, 1e-9))
+    patches = _patches(image_a[None])
+    textured = patches[0].std(dim=0) > _MIN_TEXTURE
+    best = _patch_correlation(patches, _patches(warped), _patches(inside.float())).amax(0)
+    covered = best[textured & best.isfinite()]
+    if len(covered) < _MIN_OVERLAP * max(int(textured.sum()), 1):
+        return 1.0
+    return 1 - float(covered.mean())
 
 
 def _warp(
-    camera: Camera, image_b: Float[Tensor, "h w"], b_from_a: Float64[Tensor, "4 4"], depth: float
-) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"]]:
+    camera: Camera,
+    image_b: Float[Tensor, "h w"],
+    b_from_a: Float64[Tensor, "4 4"],
+    depths: Float64[Tensor, "p"],
+) -> tuple[Float[Tensor, "p h w"], Bool[Tensor, "p h w"]]:
     """Image b as a would see it if everything lay at one depth, and which pixels b covers."""
-    points = camera.rays(dtype=torch.float64).flatten(0, 1) * depth
-    carried = geometry.transform(b_from_a, points)
+    points = camera.rays(dtype=torch.float64) * depths[:, None, None, None]
+    carried = geometry.transform(b_from_a, points.flatten(0, 2)).reshape(points.shape)
     pixel = camera.project(carried)
-    inside = (carried[:, 2] > 0) & camera.contains(pixel)
+    inside = (carried[..., 2] > 0) & camera.contains(pixel)
     size = torch.tensor([camera.width, camera.height], dtype=torch.float64)
-    grid = torch.where(inside[:, None], 2 * pixel / size - 1, -2.0).float()
-    grid = grid.reshape(1, camera.height, camera.width, 2)
-    warped = functional.grid_sample(
-        image_b[None, None], grid, padding_mode="border", align_corners=False
-    )
-    return warped[0, 0], inside.reshape(camera.height, camera.width)
+    grid = torch.where(inside[..., None], 2 * pixel / size - 1, -2.0).float()
+    stack = image_b.expand(len(depths), 1, -1, -1)
+    warped = functional.grid_sample(stack, grid, padding_mode="border", align_corners=False)
+    return warped[:, 0], inside
 
 
-def _patches(image: Float[Tensor, "h w"]) -> Float[Tensor, "d n"]:
-    return functional.unfold(image[None, None], _PATCH_PX, stride=_PATCH_PX)[0]
+def _patches(images: Float[Tensor, "p h w"]) -> Float[Tensor, "p d n"]:
+    return functional.unfold(images[:, None], _PATCH_PX, stride=_PATCH_PX)
 
 
 def _patch_correlation(
-    a: Float[Tensor, "h w"], b: Float[Tensor, "h w"], inside: Bool[Tensor, "h w"]
-) -> Float[Tensor, "n"]:
-    """Correlation of corresponding patches; 0 where b does not cover one."""
-    x, y = (patches - patches.mean(0) for patches in (_patches(a), _patches(b)))
-    correlation = (x * y).sum(0) / (x.norm(dim=0) * y.norm(dim=0)).clamp_min(1e-6)
-    covered = _patches(inside.float()).mean(0) > _MIN_COVER
-    return torch.where(covered, correlation, 0.0)
+    a: Float[Tensor, "1 d n"], b: Float[Tensor, "p d n"], inside: Float[Tensor, "p d n"]
+) -> Float[Tensor, "p n"]:
+    """Correlation of patches with those of the same place; -inf where b does not cover one."""
+    x, y = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    correlation = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)).clamp_min(1e-6)
+    return torch.where(inside.mean(1) > _MIN_COVER, correlation, -torch.inf)

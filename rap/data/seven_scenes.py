@@ -98,7 +98,7 @@ def _frames(folder: Path) -> list[Frame]:
         fix = f"unpack {archive.name} there" if archive.exists() else "copy or restore it"
         raise DataError(f"{folder}: no frame-*.color.png or .jpg in it; {fix}")
     for stem in sorted(images.keys() ^ poses.keys()):
-        missing = f"{stem}.pose.txt" if stem in images else f"{stem}.color.png (or .jpg)"
+        missing = f"{stem}.pose.txt" if stem in images else f"{stem}.color.png"
         raise DataError(f"{folder / missing}: no such file; restore it, or remove {stem} wholly")
     stems = sorted(images)
     where = [str(poses[stem]) for stem in stems]

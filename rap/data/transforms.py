@@ -18,7 +18,7 @@ from torch import Tensor
 from rap import geometry
 from rap.camera import Camera
 from rap.data import colmap_model
-from rap.data.colmap import split_names
+from rap.data.colmap import known_names, split_names
 from rap.data.validate import (
     IMAGE_SUFFIXES,
     checked_poses,
@@ -182,8 +182,12 @@ def _split(
     listed = [value for key in keys if isinstance(value := content.get(key), list)]
     if len(listed) == len(keys):
         by_name = {_file_name(frame, root): frame for frame in frames}
-        train, test = (tuple(by_name[name] for name in part if name in by_name) for part in listed)
-        return train, test, f"{source}: {', '.join(keys)}"
+        train, test = (
+            known_names(source, [Path(name).as_posix() for name in part], sorted(by_name), "frames")
+            for part in listed
+        )
+        split = f"{source}: {', '.join(keys)}"
+        return tuple(by_name[n] for n in train), tuple(by_name[n] for n in test), split
     by_name = {_file_name(frame, root).removeprefix("images/"): frame for frame in frames}
     names, test_names, split = split_names(root, sorted(by_name), str(source))
     return tuple(by_name[n] for n in names), tuple(by_name[n] for n in test_names), split

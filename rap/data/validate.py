@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float64
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from rap import geometry, log
@@ -98,11 +98,11 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(
             f"{path}: no such image; restore it, or remove its pose from the scene"
         ) from error
-    except UnidentifiedImageError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         with path.open("rb") as file:
             if file.read(len(_LFS_HEADER)) == _LFS_HEADER:
                 raise _lfs_error(path) from error
-        raise DataError(f"{path}: not an image (Pillow finds no known header)") from error
+        raise DataError(f"{path}: not an image, or cut off: {error}; copy it again") from error
 
 
 def checked_poses(
