@@ -80,7 +80,7 @@ def test_colmap_with_points_and_visloc_lines_agree(tmp_path: Path) -> None:
     colmap, visloc = tmp_path / "images.txt", tmp_path / "estimates.txt"
     colmap.write_text(
         f"# header\n7 {quat} 1 {NAMES[2]}.color.png\n1.5 2.5 -1 3.5 4.5 8 9 9 -1\n"
-        f"9 {quat} 1 {NAMES[3]}.jpg\n\n"
+        f"9 {quat} 1 {NAMES[3]}.jpg\n3.5 4.5 8\n"
     )
     visloc.write_text(f"{NAMES[2]}.color.png {quat} 525.0\n{NAMES[3]} {quat} 525.0 0.1 12\n")
     from_colmap, from_visloc = (read_estimates(path, NAMES) for path in (colmap, visloc))
