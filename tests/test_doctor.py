@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rap import doctor
 from rap.doctor.diagnosis import diagnose
@@ -104,7 +105,7 @@ def test_gather_sees_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     found = gather()
     assert (found.nvcc, found.nvcc_cuda) == (str(nvcc), (12, 6))
-    assert found.folders["extensions"] == tmp_path / "extensions"
+    assert found.folders["compiled gsplat"] == tmp_path / "extensions"
     assert "setuptools" in found.packages
 
 
@@ -123,19 +124,36 @@ def test_run_prints_every_part_and_the_fix(
     assert not doctor.run()
 
 
+def _gather_with_gsplat(folder: Path, package: Path, **environment: str) -> str:
+    """The extension that is found where a gsplat is installed whose import would fail."""
+    package.mkdir(exist_ok=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
+    metadata = folder / "gsplat-1.5.3.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gsplat\nVersion: 1.5.3\n")
+    code = "from rap.doctor.machine import gather; print(gather().gsplat_extension)"
+    paths = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
 def test_looking_at_gsplat_does_not_import_it(tmp_path: Path) -> None:
     """A gsplat whose import would fail is found, with its prebuilt extension, and left alone."""
     package = tmp_path / "gsplat"
     package.mkdir()
-    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
     (package / "csrc.so").write_bytes(b"")
-    metadata = tmp_path / "gsplat-1.5.3.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gsplat\nVersion: 1.5.3\n")
-    code = "from rap.doctor.machine import gather; e = gather(); print(e.gsplat_extension)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() == str(package / "csrc.so")
+    assert _gather_with_gsplat(tmp_path, package) == str(package / "csrc.so")
+
+
+def test_gsplat_compiled_by_rap_is_found(tmp_path: Path) -> None:
+    """The extension is looked for where `rap.splat.render` has it compiled."""
+    name = f"gsplat-1.5.3-torch-{torch.__version__}"
+    compiled = tmp_path / "rap" / name / "gsplat_cuda" / "gsplat_cuda.so"
+    compiled.parent.mkdir(parents=True)
+    compiled.write_bytes(b"")
+    cache = {"XDG_CACHE_HOME": str(tmp_path), "TORCH_EXTENSIONS_DIR": ""}
+    assert _gather_with_gsplat(tmp_path, tmp_path / "gsplat", **cache) == str(compiled)

@@ -62,7 +62,9 @@ def gather() -> Environment:
     packages = {name: found for name in PACKAGES if (found := _installed(name))}
     driver, driver_cuda, gpus = _driver()
     nvcc = _nvcc()
-    extension = _gsplat_extension(torch.version.cuda) if "gsplat" in packages else None
+    compiled = _compile_folder(packages.get("gsplat"), torch.__version__)
+    extension = _gsplat_extension(compiled) if "gsplat" in packages else None
+    inductor = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())
     errors = _extension_errors(packages, extension) if cuda_available else {}
     return Environment(
         torch=torch.__version__,
@@ -77,7 +79,7 @@ def gather() -> Environment:
         packages=packages,
         gsplat_extension=extension,
         extension_errors=errors,
-        folders=_cache_folders(),
+        folders={"compiled gsplat": compiled, "torch.compile": inductor},
     )
 
 
@@ -137,16 +139,12 @@ def _nvcc_version(nvcc: str | None) -> tuple[int, int] | None:
     return two_numbers(match[1]) if match else None
 
 
-def _gsplat_extension(cuda: str | None) -> Path | None:
-    """The file that gsplat would load: prebuilt in the package, else compiled and cached."""
+def _gsplat_extension(compiled: Path) -> Path | None:
+    """The file that gsplat would load: prebuilt in the package, else compiled into a folder."""
     spec = importlib.util.find_spec("gsplat")
     folders = spec.submodule_search_locations if spec else None
     prebuilt = [path for folder in folders or [] for path in Path(folder).glob("csrc*.so")]
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    build = f"{python}_cu{(cuda or '').replace('.', '')}"
-    own = os.environ.get("TORCH_EXTENSIONS_DIR")
-    base = Path(own) if own else Path.home() / ".cache" / "torch_extensions" / build
-    cached = base / "gsplat_cuda" / "gsplat_cuda.so"
+    cached = compiled / "gsplat_cuda" / "gsplat_cuda.so"
     return prebuilt[0] if prebuilt else cached if cached.exists() else None
 
 
@@ -181,12 +179,10 @@ def _probe(code: str, argument: str) -> str:
     return "" if done.returncode == 0 else lines[-1][:200]
 
 
-def _cache_folders() -> dict[str, Path]:
-    cache = Path.home() / ".cache"
-    inductor = f"torchinductor_{os.environ.get('USER', 'user')}"
-    return {
-        "extensions": Path(os.environ.get("TORCH_EXTENSIONS_DIR", cache / "torch_extensions")),
-        "torch.compile": Path(
-            os.environ.get("TORCHINDUCTOR_CACHE_DIR", Path(tempfile.gettempdir()) / inductor)
-        ),
-    }
+def _compile_folder(gsplat: str | None, torch: str) -> Path:
+    """Where gsplat is compiled: `rap.splat.render` gives each pair of versions its own folder."""
+    own = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if own or gsplat is None:
+        return Path(own or Path.home() / ".cache" / "torch_extensions")
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache_home / "rap" / f"gsplat-{gsplat}-torch-{torch}"
