@@ -262,3 +262,14 @@ def test_depth_files_hold_millimetres(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.png")
     depth = depth_map(replace(good_scene().train[0], image=tmp_path, depth=tmp_path / "a.png"))
     assert depth.tolist() == [[0.0, 0.001, 1.5], [65.534, 0.0, 0.02]]
+
+
+def test_nearest_weighs_five_centimetres_as_five_degrees() -> None:
+    """8 degrees are nearer than 10 cm, and farther than 7 cm."""
+    turned = geometry.rotation_from_vector(torch.tensor([[0.0, np.deg2rad(8.0), 0.0]]).double())
+    turned = geometry.rigid(turned, torch.zeros(1, 3).double())
+    query = torch.eye(4).double()[None]
+    for distance_m, nearest in ((0.10, 0), (0.07, 1)):
+        moved = query.clone()
+        moved[0, 0, 3] = distance_m
+        assert geometry.nearest_pose(torch.cat([turned, moved]), query).tolist() == [nearest]
