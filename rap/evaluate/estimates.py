@@ -71,9 +71,11 @@ def read_poses(path: Path, stamped: Sequence[str] | None = None) -> list[tuple[s
 def write_pose_files(
     folder: Path, names: Sequence[str], world_from_camera: Float64[Tensor, "n 4 4"]
 ) -> None:
-    """`folder/NAME.pose.txt` for every finite pose."""
+    """`folder/NAME.pose.txt` for every finite pose; DataError for a name that leaves the folder."""
     for index in _finite(world_from_camera):
         path = folder / f"{names[index]}.pose.txt"
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{names[index]}: a frame's name must not lead out of {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{_join(row)}\n" for row in world_from_camera[index].tolist()]
         _write(path, "".join(rows))
