@@ -12,7 +12,8 @@ import pytest
 from benchmarks.harness import faults, machine, options, report
 from benchmarks.harness.judging import judge_run, report_to_junit
 from benchmarks.harness.measure import Measure
-from benchmarks.harness.record import Outcome, write_session
+from benchmarks.harness.policy import PolicyError
+from benchmarks.harness.record import Outcome, RecordError, write_session
 from benchmarks.harness.report import Judgement
 from benchmarks.harness.suite import Suite
 from benchmarks.harness.verdict import Code
@@ -46,11 +47,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if suite.wanted.timed:
         try:
             suite.start_timing()
-        except ValueError as error:
+        except RecordError as error:
             raise pytest.UsageError(
-                f"{error}\nA baseline that cannot be used: delete it and record a new one with "
+                f"{error}\nThe baseline cannot be used: delete it, and record a new one with "
                 "pytest benchmarks --benchmark-record"
             ) from error
+        except PolicyError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -81,13 +81,15 @@ def read_policy(path: Path) -> Policy:
     unknown = sorted(set(content) - {"metric", "benchmark"})
     if unknown:
         raise PolicyError(f"{path}: unknown {', '.join(unknown)}; accepted are metric, benchmark")
+    tables, listed = content.get("metric", {}), content.get("benchmark", [])
+    if not isinstance(tables, dict) or not isinstance(listed, list):
+        raise PolicyError(f"{path}: write [metric.NAME] tables and [[benchmark]] entries")
     metrics = {
-        name: _build(MetricRule, table, f"{path}: metric.{name}")
-        for name, table in content.get("metric", {}).items()
+        name: _build(MetricRule, table, f"{path}: metric.{name}") for name, table in tables.items()
     }
     entries = tuple(
         _build(Entry, table, f"{path}: benchmark {number}")
-        for number, table in enumerate(content.get("benchmark", []), start=1)
+        for number, table in enumerate(listed, start=1)
     )
     for entry in entries:
         unruled = sorted(set(entry.metrics) - set(metrics))

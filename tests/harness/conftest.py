@@ -1,5 +1,6 @@
 """A clock that only work moves, and a toy machine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -27,12 +28,12 @@ class VirtualTime:
 
 
 @pytest.fixture
-def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
-    """The harness measures on a virtual clock for one test."""
+def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """For one test the harness measures on a virtual clock; this lets seconds pass on it."""
     virtual = VirtualTime()
     monkeypatch.setattr(clock, "time", virtual)
     monkeypatch.setattr(faults, "time", virtual)
-    return virtual
+    return virtual.sleep
 
 
 @pytest.fixture(scope="session")

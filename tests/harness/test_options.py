@@ -1,0 +1,150 @@
+"""What the command line means, and the combinations that are refused with what to type instead."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.options import RECORDS_FILE, Wanted, read_options, refuse_shape_checks
+
+DEFAULTS: dict[str, object] = {
+    "benchmark_compare": [], "benchmark_json": None, "benchmark_save": None,
+    "benchmark_autosave": None, "benchmark_only": False, "benchmark_enable": False,
+    "benchmark_disable": False, "benchmark_skip": False, "benchmark_record": False,
+    "benchmark_compare_fail": None, "collectonly": False, "full": False, "scene": "room",
+    "device": "auto", "baseline_dir": None, "dist": "no",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever process these tests run in."""
+    for name in (RECORDS_FILE, "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def config(**options: object) -> Any:  # noqa: ANN401 (pytest's config)
+    """As much of pytest's configuration as the options need."""
+    option = SimpleNamespace(**{**DEFAULTS, **options})
+    return SimpleNamespace(option=option, invocation_params=SimpleNamespace(dir=Path.cwd()))
+
+
+def read(**options: object) -> Wanted:
+    """What is wanted under these options."""
+    return read_options(config(**options))
+
+
+def test_plain_pytest_is_untimed() -> None:
+    """And pytest-benchmark is told so."""
+    given = config()
+    wanted = read_options(given)
+    assert (wanted.timed, wanted.judged) == (False, False)
+    assert given.option.benchmark_disable
+
+
+def test_bare_compare_is_ours() -> None:
+    """pytest-benchmark, which would fail on a first run, does not see it."""
+    given = config(benchmark_compare=True)
+    wanted = read_options(given)
+    assert wanted.timed
+    assert wanted.judged
+    assert given.option.benchmark_compare == []
+
+
+def test_compare_with_a_run_stays_theirs_and_is_judged() -> None:
+    """Our verdict comes in addition."""
+    given = config(benchmark_compare="0001")
+    assert read_options(given).judged
+    assert given.option.benchmark_compare == "0001"
+
+
+@pytest.mark.parametrize("name", ["benchmark_json", "benchmark_save", "benchmark_autosave"])
+def test_saving_is_timed_and_judged(name: str) -> None:
+    """A saved slow run is still slow."""
+    wanted = read(**{name: "x"})
+    assert wanted.timed
+    assert wanted.judged
+
+
+@pytest.mark.parametrize("name", ["benchmark_only", "benchmark_enable"])
+def test_timing_alone_is_not_judged(name: str) -> None:
+    """Numbers were asked for, not a verdict."""
+    wanted = read(**{name: True})
+    assert (wanted.timed, wanted.judged) == (True, False)
+
+
+def test_only_is_taken_over() -> None:
+    """pytest-benchmark would skip benchmarks that do not name its fixture."""
+    given = config(benchmark_only=True, benchmark_skip=True)
+    assert read_options(given).only
+    assert not given.option.benchmark_only
+
+
+def test_collecting_measures_nothing() -> None:
+    """--collect-only must not end as COVERAGE."""
+    wanted = read(benchmark_compare=True, collectonly=True)
+    assert (wanted.timed, wanted.judged) == (False, False)
+
+
+def test_fresh_process_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It only hands its records over, whatever PYTEST_ADDOPTS adds."""
+    monkeypatch.setenv(RECORDS_FILE, "records.json")
+    wanted = read(benchmark_compare=True, benchmark_record=True)
+    assert (wanted.timed, wanted.judged, wanted.record) == (True, False, False)
+    assert wanted.records_file == Path("records.json")
+
+
+def test_folder_as_a_run_id_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pytest --benchmark-compare benchmarks` would run everything against nothing."""
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for value in ("benchmarks", "benchmarks::bench_x"):
+        with pytest.raises(pytest.UsageError, match="write: pytest benchmarks"):
+            read(benchmark_compare=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"benchmark_compare": True, "benchmark_disable": True}, "nothing would be measured"),
+        ({"benchmark_only": True, "benchmark_disable": True}, "nothing would be measured"),
+        ({"benchmark_compare": True, "dist": "load"}, "in parallel"),
+        ({"benchmark_compare": True, "benchmark_compare_fail": ["min:5%"]}, "compare-fail"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, object], message: str) -> None:
+    """Each would pass without having measured."""
+    with pytest.raises(pytest.UsageError, match=message):
+        read(**options)
+
+
+def test_xdist_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own options do not tell that it is one."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    with pytest.raises(pytest.UsageError, match="in parallel"):
+        read(benchmark_compare=True)
+    assert not read().timed
+
+
+def test_timing_without_pytest_benchmark_is_refused() -> None:
+    """`-p no:benchmark` keeps the untimed run working."""
+    given = config(benchmark_record=True)
+    for name in [n for n in DEFAULTS if n.startswith("benchmark_") and n != "benchmark_record"]:
+        delattr(given.option, name)
+    with pytest.raises(pytest.UsageError, match="needs pytest-benchmark"):
+        read_options(given)
+    given.option.benchmark_record = False
+    assert not read_options(given).timed
+
+
+def test_shape_checks_are_seen() -> None:
+    """tests/conftest.py has installed the hook in this very process."""
+    with pytest.raises(pytest.UsageError, match="pytest benchmarks --benchmark-compare"):
+        refuse_shape_checks()
+
+
+def test_without_the_hook_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pytest benchmarks` never loads tests/conftest.py."""
+    monkeypatch.setattr("sys.meta_path", [])
+    refuse_shape_checks()
