@@ -187,10 +187,14 @@ class TrainConfig:
     """Natural log of the weight of the translation error in metres (published: 3)."""
     rotation_log_weight: float = 6.5
     """Natural log of the weight of the rotation-matrix error (published: 6.5)."""
+    augment: float = 0.0
+    """Strength of the photometric augmentation of all images; 0: off, 1: as strong as is sane."""
     precision: Precision = "fp32"
     """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
     compile: bool = False
     """torch.compile the network."""
+    channels_last: bool = False
+    """Keep images and convolution weights channels-last in memory; same values, faster on a GPU."""
     validation_fraction: float = 0.1
     """Share of the training photographs held out, in contiguous blocks, to choose the weights."""
     validate_every: int = 1

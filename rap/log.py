@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,7 @@ from rich.text import Text
 console = Console(stderr=True, highlight=False)
 
 
+@runtime_checkable
 class Ticker(Protocol):
     """Advances a progress bar; keyword values are shown beside it."""
 

@@ -46,7 +46,10 @@ def skeleton(tmp_path: Path) -> Path:
     package.mkdir()
     for name in ("__init__", *re.findall(r"\w+", " ".join(layers))):
         (package / f"{name}.py").touch()
-    (package / "cli.py").write_text("import tyro\n", encoding="utf-8")
+    (package / "cli.py").unlink()
+    (package / "cli").mkdir()
+    (package / "cli" / "__init__.py").touch()
+    (package / "cli" / "arguments.py").write_text("import tyro\n", encoding="utf-8")
     return tmp_path
 
 

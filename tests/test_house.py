@@ -16,8 +16,9 @@ LATE = ("tyro", "matplotlib", "timm", "gsplat", "fused_ssim")
 IMPORT_EVERYTHING = f"""
 import importlib, pkgutil, sys, rap
 modules = [m.name for m in pkgutil.walk_packages(rap.__path__, "rap.")]
-for name in set(modules) - {{"rap.cli", "rap.__main__"}}:
-    importlib.import_module(name)
+for name in modules:
+    if not name.startswith(("rap.cli", "rap.__main__")):
+        importlib.import_module(name)
 print(*sorted(set({LATE!r}) & set(sys.modules)))
 """
 

@@ -18,8 +18,9 @@ from rap.model import checkpoint
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
+from rap.synthesis.augment import photometric
 from rap.train.banks import Material, draw_views, fingerprint, prepare
-from rap.train.batches import batches, epoch_indices, epoch_seed
+from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
 from rap.train.schedule import learning_rate_factor
 from rap.train.state import Progress, load_state, save_state
 from rap.train.step import Learner, build_learner, optimise
@@ -108,11 +109,15 @@ def _epoch(
     refresh_s = time.perf_counter() - start
     torch.manual_seed(epoch_seed(train.seed, epoch, "dropout"))
     indices = epoch_indices(material.banks.photographs.num, train.batch_size, train.seed, epoch)
+    device = material.banks.photographs.poses.device
+    augmentation = epoch_generator(train.seed, epoch, "augment", device)
     num_steps, totals, num_images = len(indices), {}, 0
     for batch in batches(material.banks, indices, config.views.per_image, config.image.num_workers):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, learner.num_steps, num_steps * train.epochs
         )
+        if train.augment:
+            batch = replace(batch, images=photometric(batch.images, train.augment, augmentation))
         for name, value in optimise(learner, batch, config, factor).items():
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images)

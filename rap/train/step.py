@@ -1,7 +1,7 @@
 """One optimisation step over named loss terms. A term with weight zero is not computed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ def build_learner(
     """A learner on the device; `average` starts as a copy of the regressor, or is None."""
     train = config.train
     fused = device.type == "cuda"
+    if train.channels_last:
+        for network in (regressor, average):
+            if network is not None:
+                nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     pose_loss = PoseLoss(
         train.translation_log_weight, train.rotation_log_weight, train.learn_pose_weights
     ).to(device)
@@ -74,6 +78,9 @@ def build_learner(
 def optimise(learner: Learner, batch: Batch, config: Config, lr_factor: float) -> dict[str, Tensor]:
     """One step; returns the detached terms on the device, so that the host need not wait."""
     learner.regressor.train()
+    if config.train.channels_last:
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        batch = replace(batch, images=images)
     with precision_scope(config.train.precision, batch.images.device):
         terms = loss_terms(learner, batch, config)
     weights = config.weights

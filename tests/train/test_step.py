@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def only(config: Config, **weights: float) -> Config:
     """The same configuration with only the named terms."""
-    none = LossWeights(pose=0, rendered=0, view=0, feature=0, adversarial=0)
+    none = LossWeights(pose=0.0, rendered=0.0, view=0.0, feature=0.0, adversarial=0.0)
     return replace(config, weights=replace(none, **weights))
 
 
@@ -115,6 +115,21 @@ def test_the_learning_rate_factor_scales_the_step(tiny_config: Config) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_channels_last_changes_the_layout_not_the_values(
+    tiny_config: Config, device: torch.device
+) -> None:
+    """The switch in both positions: the same terms for three steps, to rounding."""
+    plain, batch = learner_for(tiny_config, device), eight_images(device)
+    config = replace(tiny_config, train=replace(tiny_config.train, channels_last=True))
+    learner = learner_for(config, device)
+    kernel = learner.regressor.adaptation[0][2].weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    for _ in range(3):
+        expected = optimise(plain, batch, tiny_config, 1.0)
+        for name, value in optimise(learner, batch, config, 1.0).items():
+            torch.testing.assert_close(value, expected[name], rtol=2e-3, atol=2e-3)
+
+
 def test_learnt_pose_weights_move(tiny_config: Config) -> None:
     """They have an optimiser of their own (the published ones never moved)."""
     config = replace(tiny_config, train=replace(tiny_config.train, learn_pose_weights=True))
@@ -129,8 +144,8 @@ def test_every_precision_trains_on_its_device(
     tiny_config: Config, device: torch.device, precision: str
 ) -> None:
     """All terms fall; bf16 and fp16 stay within a few per cent of fp32 at the first step."""
-    if device.type == "cpu" and precision == "fp16":
-        pytest.skip("fp16 training needs a GPU")
+    if device.type == "cpu" and precision in ("fp16", "tf32"):
+        pytest.skip("fp16 and tf32 need a GPU")
     weights = LossWeights(1.0, 1.0, 1.0, 1.0, 0.7)
     config = replace(tiny_config, weights=weights)
     config = replace(config, train=replace(config.train, precision=precision))
