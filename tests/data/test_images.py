@@ -346,6 +346,7 @@ def test_bank_counts_its_images() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_bank_resident_batch_never_waits_for_the_gpu() -> None:
     """With the index on the device neither `batch` nor `write` synchronises."""
     cuda = torch.device("cuda")
@@ -353,8 +354,8 @@ def test_bank_resident_batch_never_waits_for_the_gpu() -> None:
     index = torch.arange(4, device=cuda)
     poses = torch.eye(4, device=cuda).repeat(4, 1, 1)
     images = random_images(4).to(cuda)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         bank.write(index, images, poses)
         batch = bank.batch(index)
     finally:
