@@ -42,6 +42,10 @@ class ImageConfig:
     cache_dir: Path | None = None
     """Folder for decoded images, keyed by content; none: decode on every run."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, "image", 16, "height")
+        _at_least(self, "image", 0, "num_workers", "device_budget_gib")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -73,6 +77,11 @@ class ModelConfig:
     """Channels of the adaptation layers, which only the feature and adversarial terms use."""
     batch_norm: BatchNorm = "live"
     """`live`, `frozen` as published (needs pretrained weights), or `calibrated` once and frozen."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "model", 1, "dim", "heads", "layers", "feedforward", "head_hidden")
+        _at_least(self, "model", 1, "translation_level", "rotation_level", "feature_dim")
+        _at_least(self, "model", 0, "dropout", "drop_connect")
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,12 @@ class FitConfig:
     seed: int = 7
     """Seed of every random choice of the fit."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
+        _at_least(self, "fit", 1, "initial_points", "refine_every")
+        _at_least(self, "fit", 16, "height")
+        _at_least(self, "fit", 0, "sh_degree", "ssim_weight", "refine_start", "refine_stop")
+
 
 @dataclass(frozen=True)
 class ViewsConfig:
@@ -142,6 +157,11 @@ class ViewsConfig:
     render_batch: int = 32
     """Views drawn per call."""
 
+    def __post_init__(self) -> None:
+        _at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
+        _at_least(self, "views", 0, "bounds_margin_m", "min_coverage")
+        _at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -157,6 +177,9 @@ class LossWeights:
     """Alignment of features of photographs and their renderings."""
     adversarial: float = 0.0
     """Renderings should look real to the discriminator (LSGAN)."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "weights", 0, "pose", "rendered", "view", "feature", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -203,6 +226,12 @@ class TrainConfig:
     """Stop after this many validations without a better score; 0: never."""
     seed: int = 7
     """Seed of every random choice of the training."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "train", 1, "epochs", "batch_size", "validate_every")
+        _at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
+        _at_least(self, "train", 0, "grad_clip", "ema_decay", "augment", "patience")
+        _at_least(self, "train", 0, "validation_fraction")
 
 
 @dataclass(frozen=True)
@@ -277,6 +306,14 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def _at_least(section: object, prefix: str, low: int, *names: str) -> None:
+    """Refuse values below a bound, and NaN, which no training survives."""
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not value >= low:
+            raise ConfigError(f"{prefix}.{name} = {value!r} must be at least {low}")
+
+
 def _toml_value(value: Any) -> str:  # noqa: ANN401 (any TOML scalar)
     if isinstance(value, bool):
         return str(value).lower()
@@ -301,7 +338,10 @@ def _build(cls: type, tree: object, source: str, prefix: str) -> Any:  # noqa: A
             values[key] = _build(typing.cast(type, kind), value, source, f"{prefix}{key}.")
         else:
             values[key] = _coerce(kind, value, source, prefix + key)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _coerce(kind: Any, value: Any, source: str, key: str) -> Any:  # noqa: ANN401

@@ -20,7 +20,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n
 
 
 def values_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 (any annotation)
-    """Values that a field of this type accepts."""
+    """Values that every field of this type accepts, bounds included."""
     options = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(options)
@@ -28,8 +28,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 (any annotat
         return st.one_of(*map(values_of, options))
     known = {
         bool: st.booleans(),
-        int: st.integers(-(2**63), 2**63 - 1),
-        float: st.floats(allow_nan=False),
+        int: st.integers(16, 2**63 - 1),
+        float: st.floats(min_value=0.0, allow_nan=False),
         str: text,
         Path: text.map(Path),
         type(None): st.none(),
@@ -161,3 +161,19 @@ def test_every_setting_has_a_help_text() -> None:
 def test_written_toml_is_readable_by_others() -> None:
     """The text is plain TOML with one table per section."""
     assert list(tomllib.loads(config.to_toml(Config()))) == SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[train]\nbatch_size = 0\n", r"train\.batch_size = 0 must be at least 1"),
+        ("[train]\nlearning_rate = nan\n", r"train\.learning_rate = nan must be at least 0"),
+        ("[views]\nrefresh_epochs = 0\n", r"views\.refresh_epochs = 0"),
+        ("[image]\nheight = 8\n", r"image\.height = 8 must be at least 16"),
+        ("[weights]\nview = -1.0\n", r"weights\.view = -1\.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(text: str, named: str) -> None:
+    """The message names the source, the key, the value and the bound."""
+    with pytest.raises(ConfigError, match=r"planted\.toml: " + named):
+        config.from_toml(text, "planted.toml")
