@@ -128,38 +128,37 @@ class Loop(Generic[T]):
 
 
 def take(
-    loop: Loop[T], budget: Budget, rounds: int | None, settled: Callable[[], object]
+    loop: Loop[T], budget: Budget, rounds: int | None, rehearsed: Callable[[], object]
 ) -> Timing[T]:
-    """First call, warm-up, rounds; `settled` is called between warm-up and rounds.
+    """First call, second call, `rehearsed`, warm-up, rounds.
 
-    With a fixed number of `rounds` the first call is the only warm-up, and with `rounds=1` it is
-    the measurement itself: for work of many seconds that is not repeated.
+    With a fixed number of `rounds` two calls are the only warm-up, and with `rounds=1` the first
+    call is the measurement itself: for work of many seconds that is not repeated.
     """
     first, opening = loop.round(1)
     if rounds == 1:
-        settled()
+        rehearsed()
         return Timing((opening,), opening.wall_s, "fixed", first, first)
+    estimate = loop.round(1)[1].wall_s
+    rehearsed()
     warm_up: WarmUp = "fixed"
     calls = 1
     if rounds is None:
-        calls, warm_up = _warm_up(loop, budget, opening.wall_s)
-    settled()
+        calls = loop.batch(estimate)
+        warm_up = _warm_up(loop, budget, calls, estimate)
     taken, last = _rounds(loop, budget, rounds, calls)
     return Timing(tuple(taken), opening.wall_s, warm_up, first, last)
 
 
-def _warm_up(loop: Loop[T], budget: Budget, first_call_s: float) -> tuple[int, WarmUp]:
+def _warm_up(loop: Loop[T], budget: Budget, calls: int, estimate: float) -> WarmUp:
     start = time.perf_counter()
-    estimate = loop.round(1)[1].wall_s
-    calls = loop.batch(estimate)
     times: list[float] = []
     while True:
         elapsed = time.perf_counter() - start
         if elapsed >= budget.warm_s and steady(times, budget.window):
-            return calls, "verified"
-        # Work that fills the cap with one call has been warmed up by its first.
-        if elapsed + min(first_call_s, estimate) >= budget.warm_cap_s:
-            return calls, "unsteady"
+            return "verified"
+        if elapsed + calls * estimate >= budget.warm_cap_s:
+            return "unsteady"
         times.append(loop.round(calls)[1].wall_s)
 
 

@@ -91,7 +91,7 @@ class Measure:
 
         `items` handled per call give `{unit}_per_s`. `clock` is what is gated: `gpu` (CUDA events,
         for kernels) or `wall` (end to end); on a CPU both are wall time. `rounds` fixes their
-        number: the first call is then the only warm-up, and with 1 it is the measurement.
+        number: two calls are then the only warm-up, and with 1 the first is the measurement.
         `before_round` runs outside the span; it and a cold cache rule out batching of short work.
         """
         if self.called:
@@ -139,18 +139,17 @@ class Measure:
             stage.memory.exclude(flush.num_bytes)
             before_round = flush
 
-        def settled() -> None:
+        def rehearsed() -> None:
             if stage.gpu is not None:
                 samples.append(stage.gpu.sample())
             share = self._faults.percent("memory", self.record.id) / 100
             if share > 0:
-                kind = "gpu" if self.device == "cuda" else "cpu"
-                peak = stage.memory.read()[f"peak_{kind}_bytes"]
-                held.append(faults.ballast(int(share * peak), self.device))
+                held.append(faults.ballast(stage.memory.bytes_above_peak(share), self.device))
+            stage.memory.settle()
 
         clock = cuda_clock if self.device == "cuda" else host_clock
         slow = faults.slowed(step, self._faults, self.record.id, self.device)
-        timing = take(Loop(slow, clock, before_round), BUDGETS[self.device], rounds, settled)
+        timing = take(Loop(slow, clock, before_round), BUDGETS[self.device], rounds, rehearsed)
         if stage.gpu is not None:
             samples.append(stage.gpu.sample())
             self.record = replace(

@@ -1,8 +1,10 @@
 """Peak memory of one benchmark: what it took beyond what the process held before it began.
 
 On the GPU the caching allocator's peak, graph pools included. On the host VmHWM, which Linux resets
-on request; freed heap is first handed back to the system, so that an earlier benchmark's leftovers
-do not hide what this one takes. Where the reset is not permitted there is no number, but a reason.
+on request, without the pages of files and libraries. glibc keeps freed blocks or gives them back as
+it pleases: one code took 330 to 410 MiB, and 16 or 31 ms, from process to process. So the first two
+calls run with every large block mapped and unmapped on its own (peaks repeat to about 1 MiB), and
+everything after them with a heap that keeps what it has (times repeat).
 """
 
 import ctypes
@@ -13,16 +15,22 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 
+# malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+EXACT = {M_MMAP_THRESHOLD: 64 << 10, M_TRIM_THRESHOLD: 128 << 10}
+STEADY = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 1 << 30}
+
 
 class MemoryWatch:
-    """Peaks between `__init__`, which resets them, and `read`."""
+    """Peaks of one benchmark, counted from `__init__`; the host's until `settle`."""
 
     def __init__(self, device: str) -> None:
         self.notes: list[str] = []
         self._cuda = device == "cuda"
-        self._shift = {"cpu": 0, "cuda": 0}
+        self._excluded = 0
+        self._host_peak: float | None = None
         gc.collect()
-        _trim_heap()
+        set_heap(EXACT)
         if self._cuda:
             import torch
 
@@ -32,25 +40,52 @@ class MemoryWatch:
 
     def exclude(self, num_bytes: int) -> None:
         """Leave the harness's own buffer, held on the benchmark's device, out of the peak."""
-        self._shift["cuda" if self._cuda else "cpu"] += num_bytes
+        self._excluded += num_bytes
+
+    def settle(self) -> None:
+        """Keep the host's peak as it is now; from here on the heap is kept for steady times."""
+        self._host_peak = self._read_host()
+        set_heap(STEADY)
 
     def read(self) -> dict[str, float]:
         """`peak_cpu_bytes` and, on a GPU, `peak_gpu_bytes`; `notes` says what is not known."""
         peaks: dict[str, float] = {}
         if self._cuda:
+            peaks["peak_gpu_bytes"] = self._read_gpu()
+        host = self._read_host() if self._host_peak is None else self._host_peak
+        if host is not None:
+            peaks["peak_cpu_bytes"] = host
+        return peaks
+
+    def bytes_above_peak(self, share: float) -> int:
+        """How much must be taken now, on the benchmark's device, to exceed its peak by a share."""
+        if self._cuda:
             import torch
 
-            peak = torch.cuda.max_memory_allocated() - self._gpu_before - self._shift["cuda"]
-            peaks["peak_gpu_bytes"] = float(max(peak, 0))
-        if self._host_before is not None:
-            peak = read_status("VmHWM") - self._host_before - self._shift["cpu"]
-            peaks["peak_cpu_bytes"] = float(max(peak, 0))
-        return peaks
+            held = torch.cuda.memory_allocated() - self._gpu_before - self._excluded
+            return max(0, int((1 + share) * self._read_gpu()) - held)
+        peak = self._read_host()
+        if peak is None or self._host_before is None:
+            return 0
+        held = read_status("RssAnon") - self._host_before - self._excluded
+        return max(0, int((1 + share) * peak) - held)
+
+    def _read_gpu(self) -> float:
+        import torch
+
+        return float(max(0, torch.cuda.max_memory_allocated() - self._gpu_before - self._excluded))
+
+    def _read_host(self) -> float | None:
+        if self._host_before is None:
+            return None
+        excluded = 0 if self._cuda else self._excluded
+        anonymous = read_status("VmHWM") - read_status("RssFile")
+        return float(max(0, anonymous - self._host_before - excluded))
 
     def _reset_host(self) -> int | None:
         try:
             CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
-            return read_status("VmRSS")
+            return read_status("RssAnon")
         except OSError as error:
             self.notes.append(f"peak_cpu_bytes: the kernel does not reset VmHWM ({error.strerror})")
             return None
@@ -64,7 +99,10 @@ def read_status(field: str, status: Path = STATUS) -> int:
     raise OSError(0, f"{status} has no {field}")
 
 
-def _trim_heap() -> None:
+def set_heap(thresholds: dict[int, int]) -> None:
+    """Give free memory back and set how glibc treats large blocks; elsewhere nothing to set."""
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # glibc has it, musl does not
+        for name, value in thresholds.items():
+            library.mallopt(name, value)
         library.malloc_trim(0)

@@ -1,12 +1,13 @@
 """A clock that only work moves, and a toy machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from benchmarks.harness import clock, faults
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.memory import STEADY, set_heap
 
 
 @dataclass
@@ -40,3 +41,10 @@ def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def toy_machine() -> Machine:
     """Where the toy records come from."""
     return Machine("cpu", "Toy CPU", 2, 2**33, "none", {"python": "3.11"})
+
+
+@pytest.fixture(autouse=True)
+def steady_heap() -> Iterator[None]:
+    """Measuring memory makes malloc exact and slow: not for the tests that come after."""
+    yield
+    set_heap(STEADY)

@@ -72,7 +72,7 @@ def test_short_work_is_batched(spend: Spend) -> None:
 
 
 def test_nothing_is_batched_around_a_preparation(spend: Spend) -> None:
-    """Each call sees its own preparation, and its time does not count."""
+    """Each call sees its own preparation, whose time does not count."""
     prepared: list[int] = []
     work = Work(spend, 0.0001)
 
@@ -81,7 +81,7 @@ def test_nothing_is_batched_around_a_preparation(spend: Spend) -> None:
         spend(0.01)
 
     timing = take(Loop(work, host_clock, prepare), BUDGET, 4, lambda: None)
-    assert prepared == [0, 1, 2, 3, 4]
+    assert prepared == [0, 1, 2, 3, 4, 5]
     assert timing.rounds[-1].wall_s == pytest.approx(0.0001, rel=0.02)
 
 
@@ -93,19 +93,22 @@ def test_one_round_is_one_call(spend: Spend) -> None:
     assert timing.rounds[0].wall_s == timing.first_call_s == pytest.approx(60.0)
 
 
-def test_fixed_rounds_follow_one_call(spend: Spend) -> None:
-    """The first call is the warm-up."""
+def test_fixed_rounds_follow_two_calls(spend: Spend) -> None:
+    """They are the warm-up."""
     work = Work(spend, 1.0, 0.3)
     timing = run(work, rounds=4)
-    assert (work.calls, len(timing.rounds), timing.last) == (5, 4, 5)
+    assert (work.calls, len(timing.rounds), timing.last) == (6, 4, 6)
 
 
-def test_something_settles_between_warm_up_and_rounds(spend: Spend) -> None:
-    """Samples of the GPU are taken when it is warm."""
+@pytest.mark.parametrize(("rounds", "expected"), [(None, 2), (3, 2), (1, 1)])
+def test_memory_is_read_after_the_second_call(
+    spend: Spend, rounds: int | None, expected: int
+) -> None:
+    """An optimiser's state exists from the second step on."""
     work = Work(spend, 0.05)
     seen: list[int] = []
-    timing = take(Loop(work, host_clock), BUDGET, None, lambda: seen.append(work.calls))
-    assert seen == [timing.last - len(timing.rounds)]
+    take(Loop(work, host_clock), BUDGET, rounds, lambda: seen.append(work.calls))
+    assert seen == [expected]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,97 @@
+"""The harness on a real GPU: both clocks, allocator peaks, NVML, and injected GPU slowness."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from benchmarks.harness.canary import Canaries
+from benchmarks.harness.faults import Fault, Faults
+from benchmarks.harness.machine import this_machine
+from benchmarks.harness.measure import Measure, Stage
+from benchmarks.harness.memory import MemoryWatch
+from benchmarks.harness.record import ClockName, Record
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def measured(
+    step: Callable[[], object], clock: ClockName = "gpu", injected: Faults = Faults()
+) -> Record:
+    """The record of a step on the GPU, as a timed run takes it."""
+    _, gpu = this_machine("cuda")
+    canaries = Canaries("cuda")
+    stage = Stage(canaries, gpu, MemoryWatch("cuda"), lambda times: None)
+    measure = Measure(Record("step", "node"), "cuda", injected, stage)
+    measure(step, clock=clock)
+    return measure.record
+
+
+@pytest.fixture
+def product() -> Callable[[], torch.Tensor]:
+    """About 3 ms of matrix work on a fast GPU."""
+    matrix = torch.full((8192, 8192), 0.01, device="cuda", dtype=torch.bfloat16)
+    return lambda: matrix @ matrix @ matrix
+
+
+def test_both_clocks_are_stored(product: Callable[[], torch.Tensor]) -> None:
+    """The GPU span is inside the wall time, and the declared one is gated."""
+    metrics = measured(product).metrics
+    assert 0 < metrics["gpu_s"] <= metrics["wall_s"]
+    assert metrics["time_s"] == metrics["gpu_s"]
+    assert measured(product, "wall").metrics["time_s"] > metrics["gpu_s"]
+
+
+def test_short_kernels_are_batched() -> None:
+    """One span per call, one synchronisation for all of them."""
+    small = torch.zeros(1024, device="cuda")
+    record = measured(lambda: small.add_(1))
+    assert record.rounds > 100
+    assert record.metrics["gpu_s"] < 200e-6
+
+
+def test_peak_is_what_the_step_allocates() -> None:
+    """64 MiB taken and freed, on top of what was there."""
+    held = torch.zeros(32 << 20, dtype=torch.uint8, device="cuda")
+    record = measured(lambda: torch.zeros(64 << 20, dtype=torch.uint8, device="cuda").sum())
+    assert held.numel()
+    assert record.metrics["peak_gpu_bytes"] == pytest.approx(64 << 20, abs=1 << 20)
+
+
+def test_more_memory_can_be_injected() -> None:
+    """20 % above the peak."""
+    fault = Faults("", (Fault("memory", 20, "*"),))
+    record = measured(
+        lambda: torch.zeros(64 << 20, dtype=torch.uint8, device="cuda").sum(), injected=fault
+    )
+    assert record.metrics["peak_gpu_bytes"] == pytest.approx(1.2 * (64 << 20), rel=0.05)
+
+
+def test_gpu_slowness_can_be_injected(product: Callable[[], torch.Tensor]) -> None:
+    """30 % more on the GPU's clock, by a spinning kernel."""
+    plain = measured(product).metrics["gpu_s"]
+    fault = Faults("", (Fault("slow", 30, "*"),))
+    slow = measured(product, injected=fault).metrics["gpu_s"]
+    assert slow / plain == pytest.approx(1.3, abs=0.1)
+
+
+def test_gpu_is_watched(product: Callable[[], torch.Tensor]) -> None:
+    """NVML's facts are recorded, and our own process is not taken for a foreign one."""
+    machine, gpu = this_machine("cuda")
+    assert machine.gpu == torch.cuda.get_device_properties(0).name
+    assert machine.key.startswith(machine.gpu.lower().replace(" ", "-"))
+    if gpu is None:
+        pytest.skip("NVML is not available here")
+    record = measured(product)
+    assert record.facts["sm_clock_mhz"] > 0
+    assert not [reason for reason in record.invalid if "process" in reason]
+
+
+def test_gpu_canaries_have_gpu_spans() -> None:
+    """Matrix product and copy on the GPU, the Python loop on the host."""
+    names = set(Canaries("cuda").sing())
+    assert names >= {"gpu.matmul", "gpu.copy", "wall.matmul", "wall.python"}
+    assert "gpu.python" not in names
