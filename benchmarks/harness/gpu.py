@@ -50,8 +50,17 @@ def listed_processes(nvml: ModuleType) -> frozenset[int]:
     found: set[int] = set()
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        found |= {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        found |= _processes(nvml, handle)
     return frozenset(found)
+
+
+def _processes(nvml: ModuleType, handle: object) -> frozenset[int]:
+    """Processes on one GPU; none where the container may not list them."""
+    try:
+        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return frozenset()
+    return frozenset(process.pid for process in listed)
 
 
 class Gpu:
@@ -63,9 +72,8 @@ class Gpu:
     def __init__(self, nvml: ModuleType, uuid: str | None, before: frozenset[int]) -> None:
         self._nvml = nvml
         # CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's: only the UUID is the same.
-        self._handle = (
-            nvml.nvmlDeviceGetHandleByUUID(uuid) if uuid else nvml.nvmlDeviceGetHandleByIndex(0)
-        )
+        found = None if uuid is None else self._ask(lambda: nvml.nvmlDeviceGetHandleByUUID(uuid))
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(0) if found is None else found
         listed = self.sample().processes
         # In a container the list holds pids of the host: then ours is the one that has appeared
         # since `before`, or the only one.
@@ -86,14 +94,13 @@ class Gpu:
         nvml, handle = self._nvml, self._handle
         power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-        processes = self._ask(lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
         return Sample(
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             None if power is None else power / 1000,
             self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             reasons or 0,
-            frozenset(process.pid for process in processes),
+            _processes(nvml, handle),
         )
 
     def foreign(self, sample: Sample) -> frozenset[int]:

@@ -59,7 +59,8 @@ def slug(text: str) -> str:
 
 def resolve_device(wanted: str) -> str:
     """`auto` → `cuda` where torch can use a GPU, else `cpu`; torch is imported only near a GPU."""
-    if wanted == "cpu" or (wanted == "auto" and load_nvml() is None):
+    near_gpu = Path("/proc/driver/nvidia").exists() or load_nvml() is not None
+    if wanted == "cpu" or (wanted == "auto" and not near_gpu):
         return "cpu"
     try:
         import torch

@@ -85,10 +85,12 @@ class MemoryWatch:
     def _reset_host(self) -> int | None:
         try:
             CLEAR_REFS.write_text(RESET_PEAK, encoding="ascii")
-            return read_status("RssAnon")
+            _, _, before = (read_status(field) for field in ("VmHWM", "RssFile", "RssAnon"))
         except OSError as error:
-            self.notes.append(f"peak_cpu_bytes: the kernel does not reset VmHWM ({error.strerror})")
+            reason = error.strerror or str(error)
+            self.notes.append(f"peak_cpu_bytes: this kernel does not reset and tell it ({reason})")
             return None
+        return before
 
 
 def read_status(field: str, status: Path = STATUS) -> int:
@@ -96,7 +98,7 @@ def read_status(field: str, status: Path = STATUS) -> int:
     for line in status.read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
-    raise OSError(0, f"{status} has no {field}")
+    raise OSError(f"{status} has no {field}")
 
 
 def set_heap(thresholds: dict[int, int]) -> None:

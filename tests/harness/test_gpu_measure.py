@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.faults import Fault, Faults
-from benchmarks.harness.machine import this_machine
+from benchmarks.harness.machine import slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import ClockName, Record
@@ -18,8 +18,11 @@ pytestmark = [
 ]
 
 
+NONE = Faults()
+
+
 def measured(
-    step: Callable[[], object], clock: ClockName = "gpu", injected: Faults = Faults()
+    step: Callable[[], object], clock: ClockName = "gpu", injected: Faults = NONE
 ) -> Record:
     """The record of a step on the GPU, as a timed run takes it."""
     _, gpu = this_machine("cuda")
@@ -81,8 +84,9 @@ def test_gpu_slowness_can_be_injected(product: Callable[[], torch.Tensor]) -> No
 def test_gpu_is_watched(product: Callable[[], torch.Tensor]) -> None:
     """NVML's facts are recorded, and our own process is not taken for a foreign one."""
     machine, gpu = this_machine("cuda")
-    assert machine.gpu == torch.cuda.get_device_properties(0).name
-    assert machine.key.startswith(machine.gpu.lower().replace(" ", "-"))
+    name = torch.cuda.get_device_properties(0).name
+    assert machine.gpu == name
+    assert machine.key.startswith(slug(name))
     if gpu is None:
         pytest.skip("NVML is not available here")
     record = measured(product)

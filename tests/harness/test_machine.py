@@ -213,7 +213,7 @@ def test_kernel_that_forbids_the_reset_gives_a_reason(
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no" / "clear_refs")
     watch = MemoryWatch("cpu")
     assert watch.read() == {}
-    assert watch.notes[0].startswith("peak_cpu_bytes: the kernel does not reset")
+    assert watch.notes[0].startswith("peak_cpu_bytes: this kernel does not reset")
 
 
 def test_unknown_status_field_is_an_error(tmp_path: Path) -> None:
