@@ -167,6 +167,13 @@ def test_vanished_counter_is_coverage() -> None:
     assert verdict([step()], [before]).code is Code.COVERAGE
 
 
+def test_changed_declaration_is_coverage() -> None:
+    """The stored number is of another thing: cold cache against warm."""
+    cold = dataclasses.replace(step(), cache="cold")
+    found = verdict([cold], [step()])
+    assert (found.code, statuses(found)["step time_s"]) == (Code.COVERAGE, Status.STALE)
+
+
 def test_advisory_benchmark_never_turns_red_for_a_loss() -> None:
     """It is shown, and its answer still counts."""
     slow = step("advice", time_s=9.0)
