@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
+LINE_EVERY_S = 30.0
 
 
 @runtime_checkable
@@ -40,21 +42,29 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Ticker]:
-    """A progress bar with a rate in `unit` per second; silent where stderr is not a terminal."""
+    """A bar with a rate in `unit` per second; a line every 30 s where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total, unit=unit, shown="")
+        start = reported = time.monotonic()
+        done, text = 0, ""
 
         def tick(num: int = 1, **shown: float | str) -> None:
-            text = "  ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
-            )
-            bar.update(task, advance=num)
+            nonlocal done, reported, text
+            done += num
             if shown:
-                bar.update(task, shown=text)
+                text = "  ".join(
+                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
+                )
+            bar.update(task, advance=num, shown=text)
+            now = time.monotonic()
+            if not console.is_terminal and now - reported >= LINE_EVERY_S:
+                reported = now
+                rate = done / (now - start)
+                info(f"{description}: {done} of {total}, {rate:,.1f} {unit}/s  {text}".rstrip())
 
         yield tick
 

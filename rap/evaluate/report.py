@@ -96,6 +96,10 @@ def show(evaluation: Evaluation) -> None:
     cells = [_cells(summary) for summary in columns.values()]
     rows = [[label, *(column[label] for column in cells)] for label in cells[0]]
     log.table(f"{evaluation.summary.num} test frames", ["", *columns], rows)
+    named = ("selection", "epoch", "batch_norm", "seed", "precision", "device")
+    facts = {name: evaluation.provenance[name] for name in named if name in evaluation.provenance}
+    if facts:
+        log.info(", ".join(f"{name.replace('_', ' ')}: {fact}" for name, fact in facts.items()))
     if evaluation.latency is not None:
         time = evaluation.latency
         log.info(

@@ -111,7 +111,7 @@ def _epoch(
     indices = epoch_indices(material.banks.photographs.num, train.batch_size, train.seed, epoch)
     device = material.banks.photographs.poses.device
     augmentation = epoch_generator(train.seed, epoch, "augment", device)
-    num_steps, totals, num_images = len(indices), {}, 0
+    num_steps, totals, num_images, factor = len(indices), {}, 0, 0.0
     for batch in batches(material.banks, indices, config.views.per_image, config.image.num_workers):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, learner.num_steps, num_steps * train.epochs

@@ -1,0 +1,34 @@
+"""Progress where there is no terminal, and files that are whole or absent."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from rap import log
+
+
+def test_progress_without_a_terminal_prints_lines_with_a_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Long work shows that it is alive in a log file, too."""
+    lines: list[str] = []
+    monkeypatch.setattr(log, "info", lines.append)
+    monkeypatch.setattr(log, "LINE_EVERY_S", 0.0)
+    with log.progress("counting", 4, "items") as tick:
+        tick(1, loss=0.5)
+        tick(3)
+    assert [line.split(",")[0] for line in lines] == ["counting: 1 of 4", "counting: 4 of 4"]
+    assert "items/s  loss 0.5" in lines[0]
+
+
+def test_a_replaced_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    """An error while writing leaves the old file and no temporary one."""
+    path = tmp_path / "result.json"
+    with log.replacing(path) as temporary:
+        temporary.write_text("old")
+    with contextlib.suppress(OSError), log.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
