@@ -22,19 +22,13 @@ class Canaries:
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
         self._kernels: dict[str, Kernel] = {"python": _python_loop}
-        if self._cuda:
-            self._kernels |= _torch_kernels("cuda")
+        # A suite that does not use torch is not made to wait for its import.
+        if "torch" in sys.modules:
+            rehearse_torch(device)
+            self._kernels |= _torch_kernels(device)
         else:
             source, target = bytearray(COPY_BYTES), bytearray(COPY_BYTES)
             self._kernels["copy"] = lambda: target.__setitem__(slice(None), source)
-            # A suite that does not use torch is not made to wait for its import.
-            if "torch" in sys.modules:
-                self._kernels |= {"matmul": _torch_kernels("cpu")["matmul"]}
-        if "torch" in sys.modules:
-            rehearse_torch(device)
-        self._run_once()
-
-    def _run_once(self) -> None:
         for kernel in self._kernels.values():
             kernel()
 

@@ -16,8 +16,13 @@ from benchmarks.harness.verdict import Code, Verdict, judge
 MAX_REPEATS = CONFIRMATIONS + RERUNS
 
 
-def judge_run(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> Judgement:
-    """Judge a run; where it passed, store it as a first baseline or because that was asked for."""
+def judge_run(
+    config: pytest.Config, suite: Suite, timing: TimedRun, run: Session, failed: bool
+) -> Judgement:
+    """Judge a run; where it passed, store it as a first baseline or because that was asked for.
+
+    `failed`: pytest saw a failure, of a benchmark or any other test; then nothing is stored.
+    """
     if suite.wanted.judged:
         verdict = _judge_with_reruns(config, suite, timing, run)
     else:  # only to be recorded: it must be right, valid and listed, but may be slower
@@ -25,7 +30,7 @@ def judge_run(config: pytest.Config, suite: Suite, timing: TimedRun, run: Sessio
     judgement = Judgement(
         verdict, run, timing.baseline, timing.policy, timing.path, suite.arguments
     )
-    if verdict.code is not Code.PASS or run.faults:
+    if verdict.code is not Code.PASS or run.faults or failed:
         return judgement
     return replace(judgement, recorded=_store(config, suite, timing, run))
 

@@ -52,6 +52,10 @@ class Result(Generic[T]):
         """Record a number; the name ends in its unit. Gated if the policy lists it."""
         self.measure.metric(name, value)
 
+    def counter(self, name: str, count: int) -> None:
+        """Record an exact count (launches, synchronisations); any change of it is red."""
+        self.measure.counter(name, count)
+
     def accuracy(self, name: str, values: Sequence[float]) -> None:
         """Record an accuracy over seeds: the median, and the interval its repetition falls into."""
         self.measure.accuracy(name, values)
@@ -123,6 +127,10 @@ class Measure:
         self.metric(name, median(values))
         intervals = {**self.record.intervals, name: median_half_width(values)}
         self.record = replace(self.record, intervals=intervals)
+
+    def counter(self, name: str, count: int) -> None:
+        """Record an exact count; any change of it is red."""
+        self.record = replace(self.record, counters={**self.record.counters, name: count})
 
     def _take(
         self,

@@ -48,7 +48,8 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--benchmark-record", action="store_true",
-        help="store this run as the baseline of this machine, unless it failed",
+        help="store this run as the baseline of this machine, unless it failed; "
+        "with --baseline-dir benchmarks/baselines it can be committed",
     )  # fmt: skip
     group.addoption(
         "--baseline-dir", metavar="DIR", type=Path, default=None,

@@ -143,7 +143,7 @@ def pytest_sessionfinish(
         if suite.wanted.records_file is not None:
             write_session(suite.wanted.records_file, run)
         elif suite.wanted.judged or suite.wanted.record:
-            judgement = judge_run(session.config, suite, suite.timing, run)
+            judgement = judge_run(session.config, suite, suite.timing, run, exitstatus != 0)
             session.config.stash[JUDGEMENT] = judgement
             report_to_junit(session.config, judgement)
             code = judgement.verdict.code

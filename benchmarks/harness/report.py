@@ -179,10 +179,11 @@ def explain(judgement: Judgement) -> Iterator[Line]:
     """The verdict line, then the red findings, then what is only suspected."""
     verdict = judgement.verdict
     num = sum(record.outcome != "skipped" for record in judgement.run.records)
-    for finding in verdict.findings:
-        if finding.status is Status.NOT_PROVEN:
-            yield Line(f"{_name(finding)}: worse, not proven ({finding.detail})", "yellow")
-            yield Line(f"    measure it again on a quiet machine: {_command(judgement, finding)}")
+    doubtful = [f for f in verdict.findings if f.status is Status.NOT_PROVEN]
+    for finding in doubtful:
+        yield Line(f"{_name(finding)}: worse, not proven ({finding.detail})", "yellow")
+    if doubtful:
+        yield Line(f"    to know more, on a quiet machine: {_command(judgement, *doubtful)}")
     for finding in verdict.red:
         yield from _explain_red(judgement, finding)
     if judgement.recorded:
@@ -191,8 +192,8 @@ def explain(judgement: Judgement) -> Iterator[Line]:
     colour = "green" if verdict.code is Code.PASS else "red"
     against = "nothing to compare with yet" if judgement.baseline is None else "none proven worse"
     worst = against if verdict.code is Code.PASS else f"see above ({len(verdict.red)})"
-    yield Line(f"{verdict.code.name} (exit code {verdict.code.value}): {num} benchmarks, {worst}",
-               colour)  # fmt: skip
+    count = f"{num} benchmark{'' if num == 1 else 's'}"
+    yield Line(f"{verdict.code.name} (exit code {verdict.code.value}): {count}, {worst}", colour)
 
 
 def _explain_red(judgement: Judgement, finding: Finding) -> Iterator[Line]:
@@ -222,11 +223,10 @@ def _change(finding: Finding) -> str:
     return f", {before} -> {now}{share}"
 
 
-def _command(judgement: Judgement, finding: Finding) -> str:
-    record = judgement.run.by_id().get(finding.id)
-    baseline = judgement.baseline
-    if record is None and baseline is not None:
-        record = baseline.records.get(finding.id)
-    node = "benchmarks" if record is None else record.node
-    words = ["python", "-m", "pytest", node, "--benchmark-compare", *judgement.arguments]
+def _command(judgement: Judgement, *findings: Finding) -> str:
+    """How to measure exactly these benchmarks again."""
+    stored = {} if judgement.baseline is None else judgement.baseline.records
+    records = {**stored, **judgement.run.by_id()}
+    nodes = dict.fromkeys(records[f.id].node for f in findings if f.id in records)
+    words = ["python", "-m", "pytest", *nodes, "--benchmark-compare", *judgement.arguments]
     return shlex.join(words)

@@ -188,7 +188,10 @@ def benchmark_id(item: pytest.Item) -> str:
     """The stable id of a benchmark: its function's name and its parameters."""
     callspec = getattr(item, "callspec", None)
     parameters = {} if callspec is None else callspec.params
-    return stable_id(getattr(item, "originalname", item.name), parameters)
+    try:
+        return stable_id(getattr(item, "originalname", item.name), parameters)
+    except ValueError as error:
+        raise pytest.UsageError(f"{item.nodeid}: {error}") from error
 
 
 def is_filtered(config: pytest.Config) -> bool:

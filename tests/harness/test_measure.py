@@ -57,11 +57,12 @@ def test_metrics_and_accuracies_are_recorded() -> None:
     measure = untimed()
     result = measure(lambda: None, counters={"syncs": 2})
     result.metric("loss", 0.5)
+    result.counter("launches", 7)
     result.accuracy("error_m", [0.3, 0.1, 0.2])
     record = measure.record
     assert record.metrics == {"loss": 0.5, "error_m": 0.2}
     assert record.intervals["error_m"] > 0
-    assert record.counters == {"syncs": 2}
+    assert record.counters == {"syncs": 2, "launches": 7}
 
 
 def test_timed_records_every_clock(spend: Spend) -> None:

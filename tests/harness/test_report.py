@@ -45,7 +45,7 @@ def test_red_line_explains_itself(toy_machine: Machine) -> None:
         "baseline from commit abc123, 2026-01-01; this is commit def456",
         "python -m pytest 'benchmarks/bench_toy.py::bench_step[8]' --benchmark-compare --full",
         "(owner: Ada)",
-        "REGRESSION (exit code 1): 1 benchmarks",
+        "REGRESSION (exit code 1): 1 benchmark, see above (1)",
     ):
         assert part in found
 
@@ -63,7 +63,7 @@ def test_slower_but_not_proven_comes_with_a_command(toy_machine: Machine) -> Non
     slower = dataclasses.replace(STEP, metrics={**STEP.metrics, "time_s": 0.12})
     found = text(toy_machine, slower)
     assert "worse, not proven (+20%, below the margin of 25%)" in found
-    assert "measure it again on a quiet machine: python -m pytest" in found
+    assert "on a quiet machine: python -m pytest 'benchmarks/bench_toy.py::bench_step[8]'" in found
     assert "PASS (exit code 0)" in found
 
 
