@@ -80,7 +80,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, "model", 1, "dim", "heads", "layers", "feedforward", "head_hidden")
-        _at_least(self, "model", 1, "translation_level", "rotation_level", "feature_dim")
+        _at_least(self, "model", 1, "feature_dim")
         _at_least(self, "model", 0, "dropout", "drop_connect")
 
 
