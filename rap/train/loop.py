@@ -58,8 +58,9 @@ def train(
     learner = _new_learner(material, config, device)
     mark = fingerprint(scene.train, gaussians, _settings_that_matter(config))
     progress = Progress()
-    if resume and (out / "state.pt").exists():
-        progress = load_state(out / "state.pt", learner, mark)
+    if resume:
+        if (out / "state.pt").exists():
+            progress = load_state(out / "state.pt", learner, mark)
         _continue_run(out, material, config, progress)
     with _private_random_state(device), _progress(material, config, progress) as tick:
         for epoch in range(progress.epochs_done, config.train.epochs):
