@@ -5,7 +5,9 @@ moved file, another rootdir and another order of decorators; pytest's node id su
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,21 @@ def axis(
         raise ValueError("axis() needs at least one default value")
     values = dict.fromkeys([*full, *default, *cuda])
     return [_parameter(value, default, cuda) for value in values]
+
+
+def combine(*axes: list[Any], default: Callable[..., bool]) -> list[object]:
+    """The product of axes, for one `parametrize` over all their names.
+
+    Where every combination is too much, those that `default` refuses wait for `--full`.
+    """
+    combined: list[object] = []
+    for parts in product(*axes):
+        values = [part.values[0] for part in parts]
+        marks = [mark for part in parts for mark in part.marks]
+        if not default(*values):
+            marks.append(pytest.mark.full)
+        combined.append(pytest.param(*values, id="-".join(part.id for part in parts), marks=marks))
+    return combined
 
 
 def _parameter(value: Scalar, default: Sequence[Scalar], cuda: Sequence[Scalar]) -> object:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.parameters import axis, matches, stable_id, value_name
+from benchmarks.harness.parameters import axis, combine, matches, stable_id, value_name
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 VALUES = st.one_of(st.integers(), st.booleans(), st.none(), st.sampled_from(["bf16", "a/b", "1.5"]))
@@ -40,6 +40,17 @@ def test_axis_without_values_is_refused() -> None:
     """It would make a benchmark that silently never runs."""
     with pytest.raises(ValueError, match="at least one default"):
         axis([], full=[1])
+
+
+def test_combinations_keep_the_marks_of_their_values() -> None:
+    """What the product would make too much of waits for --full; a GPU's values stay a GPU's."""
+    found: list[Any] = combine(
+        axis([8], full=[1]), axis([False], cuda=[True]), default=lambda n, fast: not fast or n == 8
+    )
+    assert {p.id: [mark.name for mark in p.marks] for p in found} == {
+        "1-off": ["full"], "1-on": ["full", "cuda", "full"], "8-off": [], "8-on": ["cuda"],
+    }  # fmt: skip
+    assert found[-1].values == (8, True)
 
 
 def test_id_is_made_of_names() -> None:
