@@ -11,6 +11,21 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
+def tf32_scope(precision: Precision) -> Iterator[None]:
+    """Allow TensorFloat-32 for `tf32` alone; what to hold around a backward pass, too.
+
+    Autocast belongs around the forward pass only, but these flags are read when a kernel starts.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
 def precision_scope(precision: Precision, device: torch.device) -> Iterator[None]:
     """Run the block in a precision, then restore what was set before.
 
@@ -22,12 +37,9 @@ def precision_scope(precision: Precision, device: torch.device) -> Iterator[None
         raise ConfigError(
             f"train.precision = {precision!r} needs a CUDA device, not {device}; use fp32 or bf16"
         )
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     dtype = AUTOCAST_DTYPES.get(precision)
-    try:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    with (
+        tf32_scope(precision),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+    ):
+        yield

@@ -22,6 +22,9 @@ from rap.model.transformer import Encoder, PositionTable
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ADAPTATION_HIDDEN = 64
+# EfficientNet's 0.01 averages over hundreds of steps: right for ImageNet, but a short training
+# would be scored with statistics that it left behind long ago.
+LIVE_MOMENTUM = 0.1
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Prediction:
 
     translation: Float[Tensor, "b 3"]
     rotation: Float[Tensor, "b 3 3"]
-    features: Float[Tensor, "l b c h w"] | None = None
-    """Adapted features of the translation level and of the rotation level, at the latter's size."""
+    features: Float[Tensor, "l f c h w"] | None = None
+    """Of the first images: translation level, then rotation level, both at the latter's size."""
 
     @property
     def world_from_camera(self) -> Float[Tensor, "b 4 4"]:
@@ -102,16 +105,26 @@ class Regressor(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.register_buffer("translation_mean", torch.zeros(3))
         self.register_buffer("translation_scale", torch.tensor(1.0))
-        if config.batch_norm != "live":
-            for norm in self._batch_norms():
+        for norm in self._batch_norms():
+            if config.batch_norm == "live":
+                norm.momentum = LIVE_MOMENTUM
+            else:
                 norm.requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], with_features: bool = False) -> Prediction:
-        """Poses of images in [0, 1]; features for the alignment losses only when asked for."""
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        with_features: bool = False,
+        num_featured: int | None = None,
+    ) -> Prediction:
+        """Poses of images in [0, 1]; features for the alignment losses only when asked for.
+
+        Features are of the first `num_featured` images, or of all.
+        """
         maps = self.trunk((images - self.image_mean) / self.image_std)
         translation = self.translation_branch(maps[0], self.positions)
         rotation = self.rotation_branch(maps[1], self.positions)
-        features = self._adapt(maps) if with_features else None
+        features = self._adapt([level[:num_featured] for level in maps]) if with_features else None
         with torch.autocast(images.device.type, enabled=False):
             return Prediction(
                 translation * self.translation_scale + self.translation_mean,

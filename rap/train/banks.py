@@ -92,18 +92,22 @@ def draw_views(material: Material, config: Config, epoch: int) -> RefreshStats |
     generator = epoch_generator(config.train.seed, epoch, "views", device)
     return refresh_views(
         material.banks.views, material.gaussians, material.camera, material.anchors,
-        config.views, generator, antialiased=config.fit.antialiased,
+        config.views, generator,
     )  # fmt: skip
 
 
-def fingerprint(frames: Sequence[Frame], gaussians: Gaussians | None, settings: str) -> str:
+def fingerprint(material: Material, frames: Sequence[Frame], settings: str) -> str:
     """A hash of what must not change between a run and its resumption."""
-    digest = hashlib.sha256(settings.encode())
+    digest = hashlib.sha256(f"{settings}{material.camera}".encode())
     for frame in frames:
         digest.update(frame.name.encode())
         digest.update(frame.world_from_camera.numpy().tobytes())
-    if gaussians is not None:
-        digest.update(gaussians.means.detach().cpu().numpy().tobytes())
+    tensors = [material.banks.photographs.images, material.held_out_images]
+    if material.gaussians is not None:
+        g = material.gaussians
+        tensors += [g.means, g.quats, g.log_scales, g.opacity_logits, g.sh]
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -136,7 +140,7 @@ def _render_all(
     gaussians: Gaussians, camera: Camera, world_from_camera: Float[Tensor, "n 4 4"], config: Config
 ) -> UInt8[Tensor, "n 3 h w"]:
     chunks = [
-        render_images(gaussians, camera, chunk, antialiased=config.fit.antialiased)[0].cpu()
+        render_images(gaussians, camera, chunk)[0].cpu()
         for chunk in world_from_camera.split(config.views.render_batch)
     ]
     return torch.cat(chunks)

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from rap import log
-from rap.config import Config, ConfigError, to_toml
+from rap.config import Config, ConfigError, load, to_toml
 from rap.evaluate import pose_errors, predict, score, summarise
 from rap.model import checkpoint
+from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
@@ -49,14 +50,15 @@ def train(
     ConfigError for settings that do not fit together or a directory that holds another run, and
     TrainingError when the loss is not finite.
     """
-    _check_run(out, resume)
+    _check_run(out, config, resume)
+    _check_settings(config, device)
     material = prepare(scene, gaussians, config, device)
+    learner = _new_learner(material, config, device)
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:
             temporary.write_text(to_toml(config), encoding="utf-8")
-    learner = _new_learner(material, config, device)
-    mark = fingerprint(scene.train, gaussians, _settings_that_matter(config))
+    mark = fingerprint(material, scene.train, _settings_that_matter(config))
     progress = Progress()
     if resume:
         if (out / "state.pt").exists():
@@ -64,15 +66,16 @@ def train(
         _continue_run(out, material, config, progress)
     with _private_random_state(device), _progress(material, config, progress) as tick:
         for epoch in range(progress.epochs_done, config.train.epochs):
+            # Asked before an epoch, so that a run resumed after its early stop stays stopped.
+            if 0 < config.train.patience <= progress.validations_since_best:
+                log.info(f"stopping: no better score in {config.train.patience} validations")
+                break
             record = _epoch(learner, material, config, epoch, progress, tick)
             _validate(learner, material, config, epoch, progress, record, out)
             progress.epochs_done = epoch + 1
             _save(out / "last.safetensors", learner, material, config, epoch, "last epoch")
             log.append_json(out / "log.jsonl", record)
             save_state(out / "state.pt", learner, progress, mark)
-            if 0 < config.train.patience <= progress.validations_since_best:
-                log.info(f"stopping: no better score in {config.train.patience} validations")
-                break
     if progress.best_epoch < 0:
         last = progress.epochs_done - 1
         _save(out / "best.safetensors", learner, material, config, last, "last epoch")
@@ -89,8 +92,16 @@ def _continue_run(out: Path, material: Material, config: Config, progress: Progr
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     with log.replacing(path) as temporary:
         # A run killed between log and state has logged an epoch that will be done again.
-        kept = [line for line in lines if json.loads(line)["epoch"] < progress.epochs_done]
+        kept = [line for line in lines if _epoch_of(line) < progress.epochs_done]
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _epoch_of(line: str) -> float:
+    """The epoch of a log line; a line torn by a full disk belongs to none that is done."""
+    try:
+        return float(json.loads(line)["epoch"])
+    except json.JSONDecodeError:
+        return math.inf
 
 
 def _epoch(
@@ -126,8 +137,8 @@ def _epoch(
     losses = {name: float(total) / num_steps for name, total in totals.items()}
     if not all(map(math.isfinite, losses.values())):
         raise TrainingError(
-            f"epoch {epoch}: the loss is not finite ({losses}); lower train.learning_rate or use "
-            "train.precision bf16 or fp32; --resume goes on from the epoch before"
+            f"epoch {epoch}: the loss is not finite ({losses}); start a new run with a lower "
+            "train.learning_rate, or with train.precision bf16 or fp32"
         )
     seconds = time.perf_counter() - start
     tick(1, **losses, images_per_s=num_images / seconds)
@@ -190,13 +201,35 @@ def _new_learner(material: Material, config: Config, device: torch.device) -> Le
     return build_learner(regressor, average, config, device)
 
 
-def _check_run(out: Path, resume: bool) -> None:
-    """Refuse to start over a run, or to resume where there is none."""
+def _check_run(out: Path, config: Config, resume: bool) -> None:
+    """Refuse to start over a run, or to resume where there is none or another one."""
     started = (out / "config.toml").exists()
     if started and not resume:
         raise ConfigError(f"{out} already holds a run; resume it (--resume) or name another folder")
     if resume and not started:
         raise ConfigError(f"{out} holds no run to resume: config.toml is missing")
+    if resume and _settings_that_matter(load(out / "config.toml")) != _settings_that_matter(config):
+        raise ConfigError(
+            f"{out} was started with other settings: resume it with those of its config.toml, or "
+            "start a new run in another folder"
+        )
+
+
+def _check_settings(config: Config, device: torch.device) -> None:
+    """What can only fail, fails before any image is read."""
+    train = config.train
+    with precision_scope(train.precision, device):
+        build_regressor(config.model, train.seed)
+    if not train.validation_fraction and (train.schedule == "plateau" or train.patience):
+        raise ConfigError(
+            f"train.schedule = {train.schedule!r} with train.patience = {train.patience} follows "
+            "the validation score, but train.validation_fraction = 0 holds nothing out"
+        )
+    if config.model.batch_norm == "frozen":
+        raise ConfigError(
+            "model.batch_norm = 'frozen' needs pretrained weights, from which training cannot "
+            "start yet: a frozen random trunk passes nothing on; use 'live' or 'calibrated'"
+        )
 
 
 def _settings_that_matter(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # only its name: what torch raises for a damaged file
 from typing import Any
 
 import torch
@@ -40,7 +41,13 @@ def save_state(path: Path, learner: Learner, progress: Progress, fingerprint: st
 def load_state(path: Path, learner: Learner, fingerprint: str) -> Progress:
     """Restore a learner in place; raises ConfigError for a state of another run."""
     device = next(learner.regressor.parameters()).device
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); last.safetensors beside it holds the weights, but the run "
+            "cannot go on: start a new one"
+        ) from error
     if state.get("version") != VERSION:
         raise ConfigError(
             f"{path}: state version {state.get('version')!r}, this code reads {VERSION}; "

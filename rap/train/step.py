@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rap.config import Config, LossWeights
 from rap.model.discriminator import Discriminator, build_discriminator
-from rap.model.precision import precision_scope
+from rap.model.precision import precision_scope, tf32_scope
 from rap.model.regressor import Prediction, Regressor
 from rap.train.batches import Batch
 from rap.train.losses import PoseLoss, discriminator_loss, feature_loss, fooling_loss
@@ -77,6 +77,13 @@ def build_learner(
 
 def optimise(learner: Learner, batch: Batch, config: Config, lr_factor: float) -> dict[str, Tensor]:
     """One step; returns the detached terms on the device, so that the host need not wait."""
+    with tf32_scope(config.train.precision):
+        return _optimise(learner, batch, config, lr_factor)
+
+
+def _optimise(
+    learner: Learner, batch: Batch, config: Config, lr_factor: float
+) -> dict[str, Tensor]:
     learner.regressor.train()
     if config.train.channels_last:
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -110,7 +117,9 @@ def loss_terms(learner: Learner, batch: Batch, config: Config) -> dict[str, Tens
     """
     weights = config.weights
     num_real = batch.sizes["pose"]
-    prediction = learner.forward(batch.images, with_features=needs_features(weights))
+    prediction = learner.forward(
+        batch.images, with_features=needs_features(weights), num_featured=2 * num_real
+    )
     terms, start = {}, 0
     for name, size in batch.sizes.items():
         if getattr(weights, name):
@@ -121,7 +130,7 @@ def loss_terms(learner: Learner, batch: Batch, config: Config) -> dict[str, Tens
             )  # fmt: skip
         start += size
     if prediction.features is not None:
-        real, rendered, *_ = prediction.features.split(num_real, dim=1)
+        real, rendered = prediction.features.split(num_real, dim=1)
         if weights.feature:
             terms["feature"] = feature_loss(config.train.feature_loss, rendered, real)
         if weights.adversarial:
@@ -137,10 +146,11 @@ def train_discriminator(learner: Learner, real: Tensor, rendered: Tensor) -> Ten
     assert optimizer is not None
     discriminator.requires_grad_(True)
     # One call on both domains: half the launches, the same scores (GroupNorm is per image).
-    images = torch.cat([real.flatten(0, 1), rendered.flatten(0, 1)]).detach()
-    loss = discriminator_loss(*discriminator(images).chunk(2))
+    images = torch.cat([real.flatten(0, 1), rendered.flatten(0, 1)]).detach().float()
+    # Always fp32: its gradients are below what fp16 can hold, and it is small.
+    with torch.autocast(images.device.type, enabled=False):
+        loss = discriminator_loss(*discriminator(images).chunk(2))
     optimizer.zero_grad(set_to_none=True)
-    # The discriminator is small and its loss near 1: no gradient scaling is needed.
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -149,7 +159,8 @@ def train_discriminator(learner: Learner, real: Tensor, rendered: Tensor) -> Ten
 def _fooling(learner: Learner, rendered: Tensor) -> Tensor:
     assert learner.discriminator is not None
     learner.discriminator.requires_grad_(False)
-    return fooling_loss(learner.discriminator(rendered.flatten(0, 1)))
+    with torch.autocast(rendered.device.type, enabled=False):
+        return fooling_loss(learner.discriminator(rendered.flatten(0, 1).float()))
 
 
 def needs_features(weights: LossWeights) -> bool:

@@ -151,13 +151,96 @@ def test_photographs_alone_can_be_trained_on(
     assert set(log_of(best.parent)[0]) >= {"loss_pose"}
 
 
-def test_a_diverged_run_says_so_and_keeps_its_last_good_state(
+def test_a_diverged_run_says_so_and_scores_nothing(
     tiny_scene: Scene, tiny_config: Config, tmp_path: Path
 ) -> None:
-    """A loss that is not finite ends training with advice; nothing is scored."""
+    """A loss that is not finite ends training with advice that can be followed."""
     config = set_weights(set_train(tiny_config, learning_rate=1e30, schedule="constant"), view=0.0)
-    with pytest.raises(TrainingError, match="not finite"):
+    with pytest.raises(TrainingError, match="start a new run"):
         train(tiny_scene, None, config, tmp_path / "run", CPU)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "named"),
+    [
+        ("model", {"dim": 33}, "model.dim = 33"),
+        ("train", {"precision": "fp16"}, "fp16"),
+        ("train", {"validation_fraction": 0.0, "schedule": "plateau"}, "holds nothing out"),
+        ("train", {"validation_fraction": 0.0, "patience": 3}, "holds nothing out"),
+        ("model", {"batch_norm": "frozen"}, "pretrained"),
+    ],
+)
+def test_settings_that_cannot_work_fail_before_any_image_is_read(
+    tiny_scene: Scene,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    changes: dict[str, object],
+    named: str,
+) -> None:
+    """The folder stays free, so the corrected command can be typed again."""
+    config = set_weights(tiny_config, view=0.0)
+    config = replace(config, **{part: replace(getattr(config, part), **changes)})
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(ConfigError, match=named):
+        train(tiny_scene, None, config, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_early_stop_stays_stopped_when_resumed(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience is asked before an epoch, not after it."""
+    config = set_weights(set_train(tiny_config, epochs=9, patience=2), view=0.0)
+    scores = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(loop, "score", lambda _: next(scores))
+    best = train(tiny_scene, None, config, tmp_path / "run", CPU)
+    before = (best.parent / "last.safetensors").read_bytes()
+    assert len(log_of(best.parent)) == 3
+    train(tiny_scene, None, config, tmp_path / "run", CPU, resume=True)
+    assert len(log_of(best.parent)) == 3
+    assert (best.parent / "last.safetensors").read_bytes() == before
+
+
+def test_plateau_lowers_the_rate_when_the_score_stalls(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many validations without a better score the rate falls by a factor."""
+    monkeypatch.setattr(loop, "PLATEAU_PATIENCE", 1)
+    monkeypatch.setattr(loop, "score", lambda _: 1.0)
+    config = set_weights(set_train(tiny_config, epochs=3, schedule="plateau"), view=0.0)
+    best = train(tiny_scene, None, config, tmp_path / "run", CPU)
+    rates = [record["lr"] for record in log_of(best.parent)]
+    assert rates == pytest.approx([1e-3, 1e-3, 0.95e-3])
+
+
+def test_other_gaussians_or_images_are_another_run(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Colours count, not only where the Gaussians are; and so does every pixel."""
+    config = set_train(tiny_config, epochs=1)
+    train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU)
+    recoloured = replace(tiny_splat, sh=tiny_splat.sh + 0.1)
+    frame = tiny_scene.train[0]
+    assert not isinstance(frame.image, Path)
+    repainted = replace(
+        tiny_scene, train=(replace(frame, image=255 - frame.image), *tiny_scene.train[1:])
+    )
+    for scene, splat in ((tiny_scene, recoloured), (repainted, tiny_splat)):
+        with pytest.raises(ConfigError, match="Gaussians"):
+            train(scene, splat, config, tmp_path / "run", CPU, resume=True)
+
+
+def test_a_damaged_state_is_named(tiny_scene: Scene, tiny_config: Config, tmp_path: Path) -> None:
+    """A file cut short is an error that says which one and what is left."""
+    config = set_weights(set_train(tiny_config, epochs=1), view=0.0)
+    train(tiny_scene, None, config, tmp_path / "run", CPU)
+    state = tmp_path / "run" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"state\.pt: damaged"):
+        train(tiny_scene, None, config, tmp_path / "run", CPU, resume=True)
 
 
 def test_the_callers_random_state_is_left_alone(

@@ -1,5 +1,6 @@
 """One optimisation step: every term lowers itself, and a zero weight costs nothing."""
 
+import contextlib
 import copy
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 
 from rap.config import Config, LossWeights
 from rap.model.regressor import build_regressor
+from rap.train import step
 from rap.train.batches import Batch
 from rap.train.step import Learner, build_learner, loss_terms, optimise, train_discriminator
 
@@ -93,6 +95,49 @@ def test_a_zero_weight_removes_the_term_and_its_cost(tiny_config: Config) -> Non
     assert set(terms) == {"pose"}
     assert calls == []
     assert learner.discriminator is None
+
+
+def test_adaptation_layers_see_photographs_and_renderings_only(tiny_config: Config) -> None:
+    """Views have no partner to compare with, so they cost nothing there."""
+    config = only(tiny_config, view=1.0, feature=1.0)
+    learner = learner_for(config)
+    sizes: list[int] = []
+    for layer in learner.regressor.adaptation:
+        layer.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    loss_terms(learner, eight_images(), config)
+    assert sizes == [16, 16]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_tensorfloat_is_as_asked_in_the_backward_pass_too(
+    tiny_config: Config, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flags are read when a kernel starts, and gradients have kernels of their own."""
+    config = only(tiny_config, pose=1.0)
+    config = replace(config, train=replace(config.train, precision=precision))
+    learner = learner_for(config)
+    flags: list[bool] = []
+    learner.regressor.translation_branch.head_out.weight.register_hook(
+        lambda _: flags.append(torch.backends.cudnn.allow_tf32)
+    )
+    # tf32 needs a GPU; the flags alone can be seen without one.
+    monkeypatch.setattr(step, "precision_scope", lambda *_: contextlib.nullcontext())
+    before = torch.backends.cudnn.allow_tf32
+    optimise(learner, eight_images(), config, 1.0)
+    assert flags == [precision == "tf32"]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_a_short_training_is_scored_as_it_was_trained(tiny_config: Config) -> None:
+    """After sixty steps BatchNorm's running statistics are those of the network that is scored."""
+    config = only(tiny_config, pose=1.0)
+    learner, batch = learner_for(config), eight_images()
+    for _ in range(60):
+        trained = optimise(learner, batch, config, 1.0)["pose"]
+    learner.regressor.eval()
+    with torch.no_grad():
+        scored = loss_terms(learner, batch, config)["pose"]
+    assert scored < 2 * trained
 
 
 def test_the_average_lags_behind(tiny_config: Config) -> None:
