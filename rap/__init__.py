@@ -65,10 +65,10 @@ def render(
     camera: "rap.camera.Camera",
     world_from_camera: "rap.evaluate.inference.Poses",
     *,
-    antialiased: bool = True,
+    antialiased: bool | None = None,
     with_depth: bool = False,
 ) -> "rap.splat.render.Rendering":
-    """Draw Gaussians at many poses in one call, differentiably; `antialiased` as in the fit."""
+    """Draw Gaussians at many poses in one call, differentiably; `antialiased` none: as fitted."""
     from rap.geometry import invert
     from rap.splat.render import render
 

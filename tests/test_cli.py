@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from rap.config import Config, ConfigError, from_toml, preset, to_toml
 from rap.model import upstream
 from rap.model.checkpoint import load
 from rap.model.regressor import Regressor, build_regressor
+from rap.splat import sheet
 
 TINY = """
 [image]
@@ -284,7 +286,11 @@ def test_the_whole_way(
     assert cli.main(["data", "check", str(room)]) == 0
     assert cli.main(["fit", str(room), "-o", str(splat), *configured]) == 0
     assert _size(splat.with_suffix(".png")) > (64, 24)
-    assert "3 test frames: PSNR" in capfd.readouterr().err
+    err = " ".join(capfd.readouterr().err.split())
+    shown = (
+        r"3 test frames, medians: PSNR [\d.]+ dB, [\d.]+ dB after a colour affine per image, SSIM"
+    )
+    assert re.search(shown, err)
 
     assert cli.main(["train", str(room), "--splat", str(splat), "-o", str(run), *configured]) == 0
     assert {file.name for file in run.iterdir()} >= {
@@ -325,6 +331,25 @@ def test_the_whole_way(
     for name in names:
         one = (tmp_path / "views" / name).read_bytes()
         assert one == (tmp_path / "from-files" / name.removeprefix("seq-02-")).read_bytes()
+
+
+def test_a_failing_contact_sheet_is_a_warning(
+    room: Path,
+    settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A picture that cannot be drawn costs one line, never the splat."""
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sheet, "contact_sheet", full_disk)
+    splat = tmp_path / "splat.ply"
+    assert cli.main(["fit", str(room), "-o", str(splat), "--config", str(settings)]) == 0
+    assert "splat.png: no space left" in capfd.readouterr().err
+    assert splat.exists()
 
 
 INTERRUPTIBLE = """

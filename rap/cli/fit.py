@@ -1,5 +1,6 @@
 """`rap fit`: photographs and poses to Gaussians."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,10 @@ def _show(
     config: Config,
     sheet: Path,
 ) -> None:
-    """PSNR and SSIM on the test frames, and the contact sheet."""
+    """Medians of PSNR and SSIM over the test frames, and the contact sheet.
+
+    A sheet that cannot be drawn is a warning: the splat is what counts.
+    """
     from rap.data.images import decode
     from rap.scene import poses
     from rap.splat.fit import evaluate_renders
@@ -77,15 +81,23 @@ def _show(
     if config.fit.height is not None:
         camera = camera.with_height(config.fit.height)
     photos = decode(scene.test, camera, config.image.num_workers)
-    scores = evaluate_renders(
-        gaussians, photos, poses(scene.test), camera, antialiased=config.fit.antialiased
+    scores = evaluate_renders(gaussians, photos, poses(scene.test), camera)
+    psnr, psnr_affine, ssim = (
+        statistics.median(values.tolist())
+        for values in (scores.psnr, scores.psnr_affine, scores.ssim)
     )
-    psnr, ssim = scores.psnr.mean().item(), scores.ssim.mean().item()
-    log.info(f"{len(photos)} test frames: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}")
+    log.info(
+        f"{len(photos)} test frames, medians: PSNR {psnr:.2f} dB, {psnr_affine:.2f} dB after a "
+        f"colour affine per image, SSIM {ssim:.4f}"
+    )
     step = -(-len(photos) // _SHEET_FRAMES)
     captions = [
         f"{frame.name}  {value:.1f} dB"
         for frame, value in zip(scene.test, scores.psnr.tolist(), strict=True)
     ]
-    contact_sheet(sheet, photos[::step], scores.renders[::step], captions[::step])
-    log.info(f"{sheet}: photographs beside renderings")
+    try:
+        contact_sheet(sheet, photos[::step], scores.renders[::step], captions[::step])
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        log.warn(f"no {sheet}: {error}")
+    else:
+        log.info(f"{sheet}: photographs beside renderings")

@@ -29,8 +29,8 @@ class Render:
     """Which frames of a scene."""
     height: int | None = None
     """Height of the images in pixels; none: the camera's."""
-    antialiased: bool = True
-    """As in the fit."""
+    antialiased: bool | None = None
+    """Compensate opacity for the screen-space low-pass filter; none: as the file says."""
     device: Device = "auto"
     """`auto` is the GPU where there is one."""
 

@@ -41,6 +41,8 @@ class RenderScores(NamedTuple):
 
     psnr: Float[Tensor, " n"]
     """Per frame, dB."""
+    psnr_affine: Float[Tensor, " n"]
+    """Per frame, dB, after the colour map of the rendering that fits its photograph best."""
     ssim: Float[Tensor, " n"]
     """Per frame."""
     renders: UInt8[Tensor, "n 3 h w"]
@@ -73,11 +75,11 @@ def fit(
             done = iteration / config.iterations
             means_lr = config.means_lr * extent_m * _FINAL_MEANS_LR**done
             optimizer.param_groups[0]["lr"] = means_lr
-            gaussians = _assemble(parameters, int(done * _SH_STAGES))
+            gaussians = _assemble(parameters, int(done * _SH_STAGES), config)
             chosen = order[iteration]
             photos = images.index_select(0, chosen).float() / 255
             viewpoints = camera_from_world.index_select(0, chosen)
-            rgb = render(gaussians, camera, viewpoints, antialiased=config.antialiased).rgb
+            rgb = render(gaussians, camera, viewpoints).rgb
             loss = _loss(gaussians, rgb, photos, config)
             loss.backward()
             optimizer.step()
@@ -87,7 +89,7 @@ def fit(
             tick()
             if iteration % _REPORT_EVERY == 0:
                 _report(tick, iteration, loss, quality.psnr(rgb, photos), gaussians.num)
-    return _finished(parameters)
+    return _finished(parameters, config)
 
 
 def evaluate_renders(
@@ -95,21 +97,24 @@ def evaluate_renders(
     images: UInt8[Tensor, "n 3 h w"],
     poses: Float[Tensor, "n 4 4"],
     camera: Camera,
-    antialiased: bool = True,
 ) -> RenderScores:
     """Render at every pose, as pictures of 8 bits, and score them against the photographs."""
     device = gaussians.means.device
     camera_from_world = geometry.invert(poses.double()).float().to(device)
-    psnr, ssim, renders = [], [], []
+    psnr, psnr_affine, ssim, renders = [], [], [], []
     with torch.no_grad():
         for photo, viewpoint in zip(images, camera_from_world, strict=True):
-            rgb = render(gaussians, camera, viewpoint[None], antialiased=antialiased).rgb
+            rgb = render(gaussians, camera, viewpoint[None]).rgb
             picture = (rgb.clamp(0, 1) * 255).round()
             target = photo[None].to(device).float() / 255
             psnr.append(quality.psnr(picture / 255, target))
+            psnr_affine.append(quality.psnr_affine(picture / 255, target))
             ssim.append(quality.ssim(picture / 255, target)[None])
             renders.append(picture.byte().cpu())
-    return RenderScores(torch.cat(psnr).cpu(), torch.cat(ssim).cpu(), torch.cat(renders))
+    return RenderScores(
+        torch.cat(psnr).cpu(), torch.cat(psnr_affine).cpu(), torch.cat(ssim).cpu(),
+        torch.cat(renders),
+    )  # fmt: skip
 
 
 def _check(
@@ -198,7 +203,7 @@ def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]
     return torch.cat(rounds)[:needed].view(config.iterations, config.images_per_step)
 
 
-def _assemble(parameters: density.Parameters, sh_degree: int) -> Gaussians:
+def _assemble(parameters: density.Parameters, sh_degree: int, config: FitConfig) -> Gaussians:
     """The Gaussians with harmonics up to a degree."""
     rest = parameters["sh_rest"][:, : (sh_degree + 1) ** 2 - 1]
     return Gaussians(
@@ -207,6 +212,7 @@ def _assemble(parameters: density.Parameters, sh_degree: int) -> Gaussians:
         log_scales=parameters["log_scales"],
         opacity_logits=parameters["opacity_logits"],
         sh=torch.cat([parameters["sh_base"], rest], dim=1),
+        antialiased=config.antialiased,
     )
 
 
@@ -253,14 +259,13 @@ def _report(
     tick(0, loss=value, psnr=psnr.mean().item(), gaussians=f"{num_gaussians:,}")
 
 
-def _finished(parameters: density.Parameters) -> Gaussians:
+def _finished(parameters: density.Parameters, config: FitConfig) -> Gaussians:
     for name, parameter in parameters.items():
         if not parameter.isfinite().all():
             raise FitError(f"the fit diverged: {name} are not finite; lower the learning rates")
-    degree = int((parameters["sh_rest"].shape[1] + 1) ** 0.5) - 1
     with torch.no_grad():
-        fitted = _assemble(parameters, degree)
+        fitted = _assemble(parameters, config.sh_degree, config)
     return Gaussians(
         fitted.means.detach(), fitted.quats.detach(), fitted.log_scales.detach(),
-        fitted.opacity_logits.detach(), fitted.sh.detach(),
+        fitted.opacity_logits.detach(), fitted.sh.detach(), antialiased=fitted.antialiased,
     )  # fmt: skip

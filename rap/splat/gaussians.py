@@ -2,10 +2,11 @@
 
 Stored as optimised: log scales, opacity logits, quaternions wxyz of any length, spherical harmonics
 with `colour = 0.5 + sum(basis * sh)`. In a file the higher harmonics are channel-major: all
-coefficients of red, then green, then blue.
+coefficients of red, then green, then blue. A header comment of ours, `comment antialiased 1` or
+`0`, says how the Gaussians are to be drawn; a file without it is drawn classically, as Inria's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,7 @@ _BASE = ("f_dc_0", "f_dc_1", "f_dc_2")
 _OPACITY = ("opacity",)
 _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
+_ANTIALIASED = "antialiased"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,8 @@ class Gaussians:
     opacity_logits: Float[Tensor, " n"]
     sh: Float[Tensor, "n k 3"]
     """Spherical-harmonics coefficients of the colour, k = (degree + 1)²."""
+    antialiased: bool = field(default=True, kw_only=True)
+    """Drawn with opacities compensated for the screen-space low-pass filter, as fitted."""
 
     @property
     def num(self) -> int:
@@ -72,7 +76,7 @@ class Gaussians:
         """The same Gaussians on another device."""
         return Gaussians(
             self.means.to(device), self.quats.to(device), self.log_scales.to(device),
-            self.opacity_logits.to(device), self.sh.to(device),
+            self.opacity_logits.to(device), self.sh.to(device), antialiased=self.antialiased,
         )  # fmt: skip
 
 
@@ -92,7 +96,9 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
         ],
         dim=1,
     )
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {gaussians.num}"]
+    header = ["ply", "format binary_little_endian 1.0"]
+    header += [f"comment {_ANTIALIASED} {int(gaussians.antialiased)}"]
+    header += [f"element vertex {gaussians.num}"]
     header += [f"property float {name}" for name in names]
     with log.replacing(path) as temporary, temporary.open("wb") as file:
         file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
@@ -102,11 +108,13 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
 def load_ply(path: Path) -> Gaussians:
     """Read what Inria's trainer, gsplat or nerfstudio wrote; properties may come in any order.
 
-    Raises DataError, naming the file, for anything that is no complete, finite 3DGS model.
+    Without our comment the Gaussians count as fitted without antialiasing; others that were fitted
+    with it need the line `comment antialiased 1` in the header. Raises DataError, naming the file,
+    for anything that is no complete, finite 3DGS model.
     """
     try:
         with path.open("rb") as file:
-            num, layout = _read_header(path, file)
+            num, layout, antialiased = _read_header(path, file)
             num_rest = _check_names(path, layout.names or ())
             payload = file.read(num * layout.itemsize)
     except OSError as error:
@@ -126,6 +134,7 @@ def load_ply(path: Path) -> Gaussians:
         log_scales=_columns(path, table, _SCALES),
         opacity_logits=_columns(path, table, _OPACITY).squeeze(1),
         sh=torch.cat([_columns(path, table, _BASE)[:, None], rest], dim=1),
+        antialiased=antialiased,
     )
 
 
@@ -133,8 +142,8 @@ def _rest(num: int) -> tuple[str, ...]:
     return tuple(f"f_rest_{index}" for index in range(num))
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype]:
-    """Number of Gaussians and the layout of one; leaves the file at the first Gaussian."""
+def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype, bool]:
+    """Number of Gaussians, the layout of one, whether antialiased; leaves the file at the first."""
     head = file.read(_MAX_HEADER_BYTES)
     if head.startswith(_LFS_POINTER):
         raise DataError(f"{path}: is a Git-LFS pointer, not the file itself; run `git lfs pull`")
@@ -145,12 +154,21 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype]:
         raise DataError(f"{path}: PLY header without `end_header`")
     file.seek(len(text) + len(mark))
     lines = [line.split() for line in text.decode("ascii", errors="replace").splitlines()]
+    antialiased = _antialiased(path, lines)
     lines = [words for words in lines if words and words[0] in ("format", "element", "property")]
     order = _byte_order(path, lines)
     first, *others = [i for i, words in enumerate(lines) if words[0] == "element"] or [-1]
     num = _num_vertices(path, lines[first])
     properties = lines[first + 1 : others[0] if others else None]
-    return num, _layout(path, properties, order)
+    return num, _layout(path, properties, order), antialiased
+
+
+def _antialiased(path: Path, lines: list[list[str]]) -> bool:
+    said = [words[2:] for words in lines if words[:2] == ["comment", _ANTIALIASED]]
+    if said not in ([], [["0"]], [["1"]]):
+        values = ", ".join(" ".join(words) for words in said)
+        raise DataError(f"{path}: comment {_ANTIALIASED} is {values!r}; accepted: 0 or 1, once")
+    return said == [["1"]]
 
 
 def _byte_order(path: Path, lines: list[list[str]]) -> str:

@@ -48,18 +48,20 @@ def render(
     camera_from_world: Float[Tensor, "v 4 4"],
     *,
     background: Float[Tensor, "3"] | None = None,
-    antialiased: bool = True,
+    antialiased: bool | None = None,
     with_depth: bool = False,
     backend: Backend = "auto",
 ) -> Rendering:
     """Draw all views at once, differentiably; without a background the ground is black.
 
-    `antialiased` must be as in the fit. The caller chooses how many views a call holds: gsplat
+    `antialiased` none is as in the fit. The caller chooses how many views a call holds: gsplat
     needs about 60 bytes for each (view, Gaussian). `auto` takes gsplat on CUDA and the plain
     rasteriser elsewhere. Raises BackendError when `gsplat` is asked for and cannot be used.
     """
     if gaussians.num == 0:
         raise ValueError("there are no Gaussians to render")
+    if antialiased is None:
+        antialiased = gaussians.antialiased
     camera_from_world = camera_from_world.to(gaussians.means)
     colors = view_colors(gaussians, camera_from_world)
     if _use_gsplat(backend, gaussians.means.device):

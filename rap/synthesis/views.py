@@ -44,11 +44,9 @@ def render_images(
     gaussians: Gaussians,
     camera: Camera,
     world_from_camera: Float[Tensor, "v 4 4"],
-    *,
-    antialiased: bool = True,
 ) -> tuple[UInt8[Tensor, "v 3 h w"], Float[Tensor, "v"]]:
     """Pictures as uint8 and the mean alpha (coverage) of each, in one call."""
-    drawn = render(gaussians, camera, invert(world_from_camera), antialiased=antialiased)
+    drawn = render(gaussians, camera, invert(world_from_camera))
     images = drawn.rgb.clamp(0, 1).mul(255).add_(0.5).to(torch.uint8)
     return images, drawn.alpha.mean(dim=(1, 2))
 
@@ -60,8 +58,6 @@ def refresh_views(
     anchors: Anchors,
     config: ViewsConfig,
     generator: torch.Generator,
-    *,
-    antialiased: bool = True,
 ) -> RefreshStats:
     """Redraw every view of the bank, `config.per_image` per anchor, in anchor order.
 
@@ -81,7 +77,7 @@ def refresh_views(
                 rotation_deg=config.rotation_deg, low=anchors.low, high=anchors.high,
                 generator=generator,
             )  # fmt: skip
-            images, coverage = render_images(gaussians, camera, poses, antialiased=antialiased)
+            images, coverage = render_images(gaussians, camera, poses)
             if attempt:
                 better = coverage > best[chunk]
                 chunk, images, poses = chunk[better], images[better], poses[better]

@@ -105,6 +105,7 @@ def fingerprint(material: Material, frames: Sequence[Frame], settings: str) -> s
     tensors = [material.banks.photographs.images, material.held_out_images]
     if material.gaussians is not None:
         g = material.gaussians
+        digest.update(bytes([g.antialiased]))
         tensors += [g.means, g.quats, g.log_scales, g.opacity_logits, g.sh]
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -42,7 +42,9 @@ def make_optimizer(parameters: density.Parameters) -> torch.optim.Adam:
 def picture(parameters: density.Parameters) -> torch.Tensor:
     with torch.no_grad():
         pose = torch.eye(4, device=parameters["means"].device)[None]
-        return render(Gaussians(**parameters), CAMERA, pose).rgb
+        fields = ("means", "quats", "log_scales", "opacity_logits", "sh")
+        gaussians = Gaussians(*(parameters[name] for name in fields))
+        return render(gaussians, CAMERA, pose).rgb
 
 
 @given(opacity=st.floats(0.01, 0.999), copies=st.integers(1, 51))

@@ -70,6 +70,19 @@ def test_fit_grows_to_its_cap_with_several_images_a_step(small_room: Scene) -> N
     assert fitted.sh_degree == 1
 
 
+def test_scores_are_those_of_the_gaussians_own_way_of_drawing(small_room: Scene) -> None:
+    """The fit says how it drew, and a colour map per picture is scored apart."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    scores = []
+    for antialiased in (True, False):
+        config = replace(CONFIG, iterations=1, antialiased=antialiased)
+        fitted = fit(images, poses, small_room.camera, points_of(small_room), config, CPU)
+        assert fitted.antialiased is antialiased
+        scores.append(evaluate_renders(fitted, images, poses, small_room.camera))
+    assert not torch.equal(scores[0].psnr, scores[1].psnr)
+    assert (scores[0].psnr_affine > scores[0].psnr + 1).all()
+
+
 def test_surplus_points_are_dropped(small_room: Scene) -> None:
     """No more Gaussians than initial_points and max_gaussians allow."""
     images, poses = images_of(small_room.train), scene.poses(small_room.train)

@@ -1,6 +1,7 @@
 """The `.ply` layout: exact round trips, other trainers' files, one clear error per broken file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,26 @@ def test_round_trip_is_bit_exact(
     assert loaded.sh_degree == degree
     for field in FIELDS:
         assert torch.equal(getattr(loaded, field), getattr(gaussians, field)), field
+
+
+@pytest.mark.parametrize("antialiased", [True, False])
+def test_the_way_of_drawing_stays_with_the_gaussians(tmp_path: Path, antialiased: bool) -> None:
+    """How they were fitted is kept on other devices and in the file."""
+    gaussians = replace(random_gaussians(3, 1, 0), antialiased=antialiased).to("cpu")
+    assert gaussians.antialiased is antialiased
+    save_ply(tmp_path / "splat.ply", gaussians)
+    assert (
+        f"comment antialiased {int(antialiased)}\n".encode()
+        in (tmp_path / "splat.ply").read_bytes()
+    )
+    assert load_ply(tmp_path / "splat.ply").antialiased is antialiased
+
+
+def test_files_of_others_are_drawn_classically(tmp_path: Path) -> None:
+    """Inria's trainer and nerfstudio's default do not compensate, and write no such comment."""
+    assert load_ply(write(tmp_path / "plain.ply", some_columns())).antialiased is False
+    told = write(tmp_path / "told.ply", some_columns(), comments="comment antialiased 1")
+    assert load_ply(told).antialiased is True
 
 
 def test_order_and_extra_properties_do_not_matter(tmp_path: Path) -> None:
@@ -171,6 +192,10 @@ BROKEN = {
         "not a scalar",
     ),
     "twice": (replace_text(b"float f_rest_3\n", b"float f_rest_4\n"), "twice"),
+    "unclear comment": (
+        replace_text(b"element vertex", b"comment antialiased yes\nelement vertex"),
+        "comment antialiased is 'yes'; accepted: 0 or 1",
+    ),
     "no file": (lambda path: None, "cannot be read"),
 }
 

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,19 @@ def test_base_colour_is_the_picture_of_degree_zero(device: torch.device) -> None
         for sh in (base, padded)
     )  # fmt: skip
     torch.testing.assert_close(render(plain, CAMERA, poses).rgb, render(full, CAMERA, poses).rgb)
+
+
+@pytest.mark.parametrize("antialiased", [True, False])
+def test_gaussians_are_drawn_as_they_were_fitted(device: torch.device, antialiased: bool) -> None:
+    """Unless told otherwise; small Gaussians look much heavier without the compensation."""
+    gaussians = make_gaussians(50)
+    gaussians = replace(gaussians, log_scales=gaussians.log_scales - 2, antialiased=antialiased).to(
+        device
+    )
+    poses = make_poses(1).to(device)
+    own = render(gaussians, CAMERA, poses).alpha
+    assert torch.equal(own, render(gaussians, CAMERA, poses, antialiased=antialiased).alpha)
+    assert not torch.equal(own, render(gaussians, CAMERA, poses, antialiased=not antialiased).alpha)
 
 
 def test_no_gaussians_are_refused() -> None:

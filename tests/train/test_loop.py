@@ -228,7 +228,8 @@ def test_other_gaussians_or_images_are_another_run(
     repainted = replace(
         tiny_scene, train=(replace(frame, image=255 - frame.image), *tiny_scene.train[1:])
     )
-    for scene, splat in ((tiny_scene, recoloured), (repainted, tiny_splat)):
+    classic = replace(tiny_splat, antialiased=False)
+    for scene, splat in ((tiny_scene, recoloured), (tiny_scene, classic), (repainted, tiny_splat)):
         with pytest.raises(ConfigError, match="Gaussians"):
             train(scene, splat, config, tmp_path / "run", CPU, resume=True)
 
