@@ -81,7 +81,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _at_least(self, "model", 1, "dim", "heads", "layers", "feedforward", "head_hidden")
         _at_least(self, "model", 1, "feature_dim")
-        _at_least(self, "model", 0, "dropout", "drop_connect")
+        _in_range(self, "model", 0, 1, "dropout", "drop_connect", below=True)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,9 @@ class FitConfig:
         _at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
         _at_least(self, "fit", 1, "initial_points", "refine_every")
         _at_least(self, "fit", 16, "height")
-        _at_least(self, "fit", 0, "sh_degree", "ssim_weight", "refine_start", "refine_stop")
+        _at_least(self, "fit", 0, "seed")
+        _in_range(self, "fit", 0, 3, "sh_degree")
+        _in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class ViewsConfig:
     rotation_deg: float = 10.0
     """Largest turn of the camera about itself, a geodesic angle."""
     per_image: int = 1
-    """Views per training photograph; 0 trains without synthesis."""
+    """Views per training photograph; 0 trains without synthesis, with weights.view = 0 as well."""
     refresh_epochs: int = 1
     """Epochs between redraws of all views."""
     bounds_margin_m: float = 0.2
@@ -159,7 +161,8 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
-        _at_least(self, "views", 0, "bounds_margin_m", "min_coverage")
+        _at_least(self, "views", 0, "bounds_margin_m")
+        _in_range(self, "views", 0, 1, "min_coverage")
         _at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
 
 
@@ -205,7 +208,7 @@ class TrainConfig:
     feature_loss: FeatureLoss = "vicreg"
     """Which feature alignment the term `feature` uses."""
     learn_pose_weights: bool = False
-    """Learn the balance of translation and rotation (homoscedastic uncertainty, own optimiser)."""
+    """Learn the balance of translation and rotation (homoscedastic; own parameter group)."""
     translation_log_weight: float = 3.0
     """Natural log of the weight of the translation error in metres (published: 3)."""
     rotation_log_weight: float = 6.5
@@ -230,8 +233,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(self, "train", 1, "epochs", "batch_size", "validate_every")
         _at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
-        _at_least(self, "train", 0, "grad_clip", "ema_decay", "augment", "patience")
-        _at_least(self, "train", 0, "validation_fraction")
+        _at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed")
+        _in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,17 @@ class Config:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     weights: LossWeights = field(default_factory=LossWeights)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not any(dataclasses.astuple(self.weights)):
+            names = ", ".join(f.name for f in dataclasses.fields(self.weights))
+            raise ConfigError(f"weights.* are all 0; at least one must be above: {names}")
+        batch_size, kind = self.train.batch_size, self.train.feature_loss
+        if self.weights.feature and kind == "vicreg" and batch_size < 2:
+            raise ConfigError(
+                f"train.batch_size = {batch_size} with weights.feature = {self.weights.feature}: "
+                "vicreg's variance needs at least 2; or choose another train.feature_loss"
+            )
 
 
 def preset_names() -> list[str]:
@@ -295,23 +309,23 @@ def to_toml(config: Config) -> str:
     return "\n".join(lines)
 
 
-def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """Nested plain dictionaries, paths as text, None left out: what `from_dict` reads back."""
-    sections = {
-        f.name: dataclasses.asdict(getattr(config, f.name)) for f in dataclasses.fields(config)
-    }
-    return {
-        name: {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
-        for name, values in sections.items()
-    }
-
-
 def _at_least(section: object, prefix: str, low: int, *names: str) -> None:
     """Refuse values below a bound, and NaN, which no training survives."""
     for name in names:
         value = getattr(section, name)
         if value is not None and not value >= low:
             raise ConfigError(f"{prefix}.{name} = {value!r} must be at least {low}")
+
+
+def _in_range(
+    section: object, prefix: str, low: int, high: int, *names: str, below: bool = False
+) -> None:
+    """Refuse values outside [low, high], or with `below` outside [low, high), and NaN."""
+    for name in names:
+        value = getattr(section, name)
+        if not low <= value <= high or (below and value == high):
+            accepted = f"at least {low} and below {high}" if below else f"from {low} to {high}"
+            raise ConfigError(f"{prefix}.{name} = {value!r} must be {accepted}")
 
 
 def _toml_value(value: Any) -> str:  # noqa: ANN401 (any TOML scalar)
