@@ -1,0 +1,124 @@
+"""Photographs on their way to the network: decoding, the bank on the device and on the host."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import paths, workloads
+from benchmarks.harness import Measure, axis, combine
+from benchmarks.workloads import Scale
+from rap.data import images as loading
+from rap.data.images import ImageBank, decode
+from rap.scene import Scene, poses
+from rap.splat.quality import psnr
+
+NUM_PHOTOGRAPHS = 32
+NUM_BATCHES = 16
+MIN_PSNR_DB = {"png": 80.0, "jpg": 28.0}
+"""Against the pixels that were written; png is exact and gives infinity."""
+
+
+@pytest.mark.parametrize("num_workers", axis([0, 4], full=[1, 2, 8]))
+@pytest.mark.parametrize("format_", axis(["png"], full=["jpg"]))
+@pytest.mark.parametrize("cached", axis([False], full=[True]))
+def bench_data_decode(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scale: Scale, scene: Scene,
+    num_workers: int, format_: str, cached: bool,
+) -> None:  # fmt: skip
+    """Files to resized pixels in host memory: those of the pictures that were written."""
+    frames = workloads.thinned(scene.train, NUM_PHOTOGRAPHS)
+    full_size = decode(frames, scene.camera, num_workers=0)
+    pictures = [image.permute(1, 2, 0).numpy() for image in full_size]
+    files = [
+        replace(frame, image=written(tmp_path / f"{number}.{format_}", picture))
+        for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True))
+    ]
+    camera = scene.camera.with_height(scale.image_height)
+    folder = tmp_path / "cache" if cached else None
+    opened = paths.count_calls(monkeypatch, Image, "open")
+    pools = paths.pool_sizes(monkeypatch, loading)
+
+    result = measure(
+        lambda: decode(files, camera, num_workers, folder), items=len(files), unit="images"
+    )
+
+    result.check(set(pools) == ({num_workers} - {0}), f"pools of {set(pools)} threads")
+    if cached:
+        decode(files, camera, num_workers, folder)
+        once = len(files) + 1  # the first one twice, for its size
+        result.check(opened.num == once, f"{opened.num} images were opened in spite of the cache")
+    in_memory = [
+        replace(frame, image=picture) for frame, picture in zip(frames, pictures, strict=True)
+    ]
+    expected = decode(in_memory, camera, num_workers=0)
+    worst = float(psnr(result.value / 255, expected / 255).min())
+    result.check(worst >= MIN_PSNR_DB[format_], f"{worst:.1f} dB from the pictures written")
+
+
+@pytest.mark.parametrize("batch_size", axis([8, 64], full=[16, 32]))
+def bench_data_gather(
+    measure: Measure, device: torch.device, scale: Scale, scene: Scene, batch_size: int
+) -> None:
+    """A batch from the bank on the device, by an index that is there."""
+    photos = workloads.photographs(scene, scale.image_height)
+    bank = ImageBank(photos, poses(scene.train).float(), device, 2**33, pin_memory=False)
+    index = random_index(1, batch_size, len(photos))[0]
+    on_device = index.to(device)
+
+    result = measure(lambda: bank.batch(on_device), items=batch_size, unit="images", clock="gpu")
+
+    result.check(bank.resident, "the bank is not on the device")
+    same = torch.equal(result.value.cpu(), photos[index] / 255)
+    result.check(same, "the batch is not the photographs of its index")
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "pin_memory"),
+    combine(
+        axis([0, 4], full=[1, 2, 8]), axis([True], cuda=[False]),
+        default=lambda num_workers, pin_memory: pin_memory,
+    ),
+)  # fmt: skip
+def bench_data_stream(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, device: torch.device, scale: Scale,
+    scene: Scene, num_workers: int, pin_memory: bool,
+) -> None:  # fmt: skip
+    """Batches of 64 from a bank that does not fit: gathered on the host, copied to the device."""
+    photos = workloads.photographs(scene, scale.image_height)
+    bank = ImageBank(photos, poses(scene.train).float(), device, 0, pin_memory)
+    indices = random_index(NUM_BATCHES, 64, len(photos))
+    pools = paths.pool_sizes(monkeypatch, loading)
+
+    result = measure(
+        lambda: torch.stack([batch.mean() for batch in bank.batches(iter(indices), num_workers)]),
+        items=indices.numel(), unit="images",
+    )  # fmt: skip
+
+    result.check(not bank.resident, "the bank is on the device")
+    pinned = bank.images.is_pinned() if device.type == "cuda" else pin_memory
+    result.check(pinned == pin_memory, f"page-locked: {pinned}, wanted: {pin_memory}")
+    result.check(set(pools) == ({num_workers} - {0}), f"pools of {set(pools)} threads")
+    means = torch.stack([(photos[index] / 255).mean() for index in indices])
+    torch.testing.assert_close(result.value.cpu(), means, msg="a batch has another mean")
+    streamed = bank.batches(iter(indices), num_workers)
+    same = all(
+        torch.equal(batch.cpu(), photos[index] / 255)
+        for batch, index in zip(streamed, indices, strict=True)
+    )
+    result.check(same, "a batch is not the photographs of its index")
+
+
+def random_index(num_batches: int, batch_size: int, num_images: int) -> torch.Tensor:
+    """Indices `[num_batches, batch_size]` of a fixed seed."""
+    generator = torch.Generator().manual_seed(workloads.SEED)
+    return torch.randint(num_images, (num_batches, batch_size), generator=generator)
+
+
+def written(path: Path, picture: np.ndarray) -> Path:
+    """A picture as a file, of good quality where the format loses any."""
+    Image.fromarray(picture).save(path, quality=95)
+    return path

@@ -1,0 +1,68 @@
+"""What every benchmark starts from, whatever ran before it: device, scene, seeds, free memory."""
+
+import gc
+import importlib
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+from benchmarks import workloads
+from benchmarks.harness.plugin import SUITE
+from benchmarks.harness.suite import is_benchmark
+from benchmarks.workloads import Scale
+from rap.scene import DataError, Scene
+from rap.splat.render import gsplat_available
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load what all share before the first benchmark: it must not count as the first one's memory.
+
+    On the CPU one thread computes: two wait for each other whenever a neighbour takes a core.
+    """
+    suite = session.config.stash[SUITE]
+    if session.config.option.collectonly or not any(map(is_benchmark, session.items)):
+        return
+    importlib.import_module("torch._dynamo")
+    device = torch.device(suite.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    else:
+        gsplat_available()
+    try:
+        workloads.scene(suite.wanted.scene, workloads.scale_for(device).room)
+    except DataError as error:
+        raise pytest.UsageError(f"--scene {suite.wanted.scene}: {error}") from error
+
+
+@pytest.fixture(scope="session")
+def device(bench_device: str) -> torch.device:
+    """Where the benchmarks run."""
+    return torch.device(bench_device)
+
+
+@pytest.fixture(scope="session")
+def scale(device: torch.device) -> Scale:
+    """How large their inputs are there."""
+    return workloads.scale_for(device)
+
+
+@pytest.fixture(scope="session")
+def scene(bench_scene: str, scale: Scale) -> Scene:
+    """The scene of `--scene`; the room at this scale without it."""
+    return workloads.scene(bench_scene, scale.room)
+
+
+@pytest.fixture(autouse=True)
+def _alone(device: torch.device) -> Iterator[None]:
+    """No benchmark leaves anything to the next; shape checks, if they are loaded, are off."""
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch.manual_seed(workloads.SEED)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", checked)
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()

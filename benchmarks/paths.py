@@ -1,0 +1,105 @@
+"""Evidence that a benchmark took the path that its name says: counted, not assumed."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+
+@dataclass
+class Calls:
+    """How often a function was called."""
+
+    num: int = 0
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: ModuleType, name: str) -> Calls:
+    """Count the calls of a module's function for the rest of the benchmark."""
+    calls, original = Calls(), getattr(owner, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever it takes and returns)
+        calls.num += 1
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def pool_sizes(monkeypatch: pytest.MonkeyPatch, owner: ModuleType) -> list[int]:
+    """The number of workers of each thread pool that a module opens from now on."""
+    sizes: list[int] = []
+    original: Callable[[int], object] = owner.ThreadPoolExecutor
+
+    def opened(num: int) -> object:
+        sizes.append(num)
+        return original(num)
+
+    monkeypatch.setattr(owner, "ThreadPoolExecutor", opened)
+    return sizes
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a layer computes in."""
+
+    dtype: torch.dtype
+    tf32: bool
+
+
+ARITHMETIC = {
+    "fp32": Arithmetic(torch.float32, tf32=False),
+    "tf32": Arithmetic(torch.float32, tf32=True),
+    "bf16": Arithmetic(torch.bfloat16, tf32=False),
+    "fp16": Arithmetic(torch.float16, tf32=False),
+}
+
+
+def first_arithmetic(module: nn.Module) -> list[Arithmetic]:
+    """Of a module's first call, once there was one; then the hook takes itself off."""
+    seen: list[Arithmetic] = []
+
+    def hook(_module: nn.Module, _inputs: object, output: list[torch.Tensor]) -> None:
+        seen.append(Arithmetic(output[0].dtype, torch.backends.cudnn.allow_tf32))
+        handle.remove()
+
+    handle = module.register_forward_hook(hook)
+    return seen
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What torch.compile did, by its own counters."""
+
+    graphs: int
+    breaks: int
+
+
+NOT_COMPILED = Compilation(graphs=0, breaks=0)
+ONE_GRAPH = Compilation(graphs=1, breaks=0)
+
+
+@contextmanager
+def compiler(compiled: bool) -> Iterator[Callable[[], Compilation]]:
+    """A compiler that has seen nothing yet and forgets it all afterwards.
+
+    Its own warnings (deprecations inside torch, advice to allow TF32) are not about our code.
+    """
+    counters = torch._dynamo.utils.counters
+
+    def so_far() -> Compilation:
+        breaks = sum(counters["graph_break"].values())
+        return Compilation(counters["stats"]["unique_graphs"], breaks)
+
+    torch._dynamo.reset()
+    counters.clear()
+    with warnings.catch_warnings():
+        if compiled:
+            warnings.filterwarnings("ignore", module=r"torch\.|triton")
+        yield so_far
+    torch._dynamo.reset()
