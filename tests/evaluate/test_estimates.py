@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rap.evaluate.estimates import read_estimates, write_colmap, write_pose_files, write_tum
-from rap.geometry import rotation_from_vector, rigid
+from rap.geometry import rigid, rotation_from_vector
 from rap.scene import DataError
 
 NAMES = [f"seq-02/frame-{index:06d}" for index in range(4)]
@@ -87,6 +87,18 @@ def test_colmap_with_points_and_visloc_lines_agree(tmp_path: Path) -> None:
     expected = torch.tensor([[0, 1, 0, 2.0], [0, 0, 1, -0.25], [1, 0, 0, -1], [0, 0, 0, 1]])
     torch.testing.assert_close(from_colmap[2], expected.double())
     assert torch.isnan(from_colmap[:2]).all()
+
+
+@pytest.mark.parametrize("rest", ["", " 525.0"])
+def test_visloc_lines_of_frames_that_are_named_by_numbers(rest: str, tmp_path: Path) -> None:
+    """A number that is a frame's name is no timestamp, which `.tum` files always hold."""
+    names = ["0", "000010", "000020"]
+    path = tmp_path / "estimates.txt"
+    path.write_text("".join(f"{name} 1 0 0 0 -1 -2 -3{rest}\n" for name in names[::-1]))
+    read = read_estimates(path, names)
+    assert read[:, :3, 3].tolist() == [[1.0, 2.0, 3.0]] * 3
+    write_tum(tmp_path / "poses.tum", read[:1])
+    torch.testing.assert_close(read_estimates(tmp_path / "poses.tum", names)[0], read[0])
 
 
 def test_zero_quaternion_is_a_failure_not_the_identity(tmp_path: Path) -> None:
