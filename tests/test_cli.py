@@ -301,6 +301,8 @@ def test_the_whole_way(
     assert cli.main(["eval", str(room), "-p", str(run), *small]) == 0
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     assert metrics["estimates"]["num"] == 3
+    # one photograph was held out, so a score has chosen the weights
+    assert metrics["selection_rule"].startswith("median_translation_m")
     again = ["eval", str(room), "--estimates", str(run / "report" / "poses.tum")]
     assert cli.main([*again, "-o", str(tmp_path / "again")]) == 0
     same = json.loads((tmp_path / "again" / "metrics.json").read_text())["estimates"]

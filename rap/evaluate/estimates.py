@@ -3,7 +3,9 @@
 `.pose.txt` holds a row-major `world_from_camera` (7-Scenes). TUM lines are `timestamp tx ty tz qx
 qy qz qw`, world_from_camera; our timestamps are indices of test frames. COLMAP's `images.txt` and
 visloc lines (`name qw qx qy qz tx ty tz ...`, as ACE and the 7-Scenes pseudo ground truth write
-them) hold camera_from_world. A frame without a usable estimate is left out of a file.
+them) hold camera_from_world. Where every line begins with a number that is a frame's name, it is
+visloc's, unless the file's name ends in `.tum`. A frame without a usable estimate is left out of a
+file.
 """
 
 import json
@@ -135,13 +137,14 @@ def _read_file(path: Path, stamped: Sequence[str] | None) -> list[tuple[str, Pos
     if not filled:
         return []
     first = filled[0][1]
-    if len(first) == 8 and _is_number(first[0]):
+    named = path.suffix != ".tum" and {words[0] for _, words in filled} <= set(stamped or ())
+    if len(first) == 8 and _is_number(first[0]) and not named:
         return [_tum(path, number, words, stamped) for number, words in filled]
     if len(first) == 10 and first[0].isdecimal():
         # Every second line holds 2D points and may be empty, so empty lines count here.
         images = [(number, words) for number, words in rows[::2] if words]
         return [_posed(path, number, words[-1], words[1:8]) for number, words in images]
-    if len(first) >= 8 and not _is_number(first[0]):
+    if len(first) >= 8 and (named or not _is_number(first[0])):
         return [_posed(path, number, words[0], words[1:8]) for number, words in filled]
     raise DataError(
         f"{path}: line {filled[0][0]} is '{' '.join(first)[:60]}'; accepted: {ACCEPTED}"

@@ -84,9 +84,17 @@ def load_run(run: Path, device: torch.device) -> Checkpoint:
     """
     path = run / "best.safetensors" if run.is_dir() else run
     if not path.is_file():
-        found = "the run has not finished its first validation" if run.is_dir() else "no such file"
-        raise DataError(f"{path}: {found}; accepted: a run directory or a .safetensors file")
+        raise DataError(_why_no_weights(run))
     return load(path, device)
+
+
+def _why_no_weights(run: Path) -> str:
+    if not (run / "config.toml").is_file():
+        found = "holds no run" if run.is_dir() else "no such file"
+        return f"{run}: {found}; accepted: a run directory or a .safetensors file"
+    last = run / "last.safetensors"
+    other = f", or score {last}" if last.is_file() else ""
+    return f"{run}: has not finished; resume with `rap train SCENE -o {run} --resume`{other}"
 
 
 def localize(
@@ -100,11 +108,17 @@ def localize(
 
     Raises DataError for a photograph that cannot be read or has another shape.
     """
-    for photo in photos:
-        check_aspect(str(photo), *image_size(photo), checkpoint.camera)
+    sizes = [image_size(photo) for photo in photos]
+    for photo, size in zip(photos, sizes, strict=True):
+        check_aspect(str(photo), *size, checkpoint.camera)
     unknown = torch.eye(4, dtype=torch.float64)
     frames = [Frame(str(photo), unknown, photo) for photo in photos]
-    images = decode(frames, checkpoint.camera, num_workers)
+    camera = checkpoint.camera
+    images = torch.empty(len(photos), 3, camera.height, camera.width, dtype=torch.uint8)
+    for size in set(sizes):
+        # decoded together are only images of one size
+        chosen = [index for index, other in enumerate(sizes) if other == size]
+        images[chosen] = decode([frames[index] for index in chosen], camera, num_workers)
     return predict(checkpoint.regressor, images, device, precision=precision)
 
 

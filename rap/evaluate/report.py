@@ -33,6 +33,8 @@ from rap.model.checkpoint import Checkpoint
 from rap.scene import Frame, Scene, poses
 
 _FOCAL_TOLERANCE = 0.01
+# How the provenance of weights that a validation chose begins; others were not chosen by a score.
+_CHOSEN_BY_SCORE = "lowest validation score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,16 +138,22 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
 
 
 def metrics(evaluation: Evaluation) -> dict[str, object]:
-    """The content of metrics.json; an infinite number is null there."""
+    """The content of metrics.json; an infinite number is null there.
+
+    `selection_rule` says how the score was computed that chose the weights, where one did.
+    """
     latency = evaluation.latency
-    return {
+    by_score = evaluation.provenance.get("selection", "").startswith(_CHOSEN_BY_SCORE)
+    content: dict[str, object] = {
         "scene": evaluation.source,
         "estimates": _plain(evaluation.summary),
         "baselines": {name: _plain(summary) for name, summary in evaluation.baselines.items()},
         "latency": None if latency is None else dataclasses.asdict(latency),
-        "selection_rule": SCORE_RULE,
         "provenance": evaluation.provenance,
     }
+    if by_score:
+        content["selection_rule"] = SCORE_RULE
+    return content
 
 
 def _evaluation(

@@ -66,10 +66,13 @@ def test_localize_reads_photographs_of_any_size(checkpoint: Checkpoint, tmp_path
     Image.fromarray(pixels).save(small)
     Image.fromarray(pixels).resize((128, 96), Image.Resampling.NEAREST).save(large)
     cpu = torch.device("cpu")
-    poses = torch.cat([localize(checkpoint, [photo], cpu) for photo in (small, large)])
+    poses = localize(checkpoint, [small, large, small], cpu)
     expected = predict(checkpoint.regressor, torch.tensor(pixels).permute(2, 0, 1)[None], cpu)
-    torch.testing.assert_close(poses[:1], expected)
-    torch.testing.assert_close(poses[1:], expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(poses[:1], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(poses[1:2], expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(poses[2:], expected, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(poses[1], poses[2])
+    assert localize(checkpoint, [], cpu).shape == (0, 4, 4)
 
 
 def test_localize_refuses_another_shape(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -102,9 +105,15 @@ def test_load_run_takes_a_folder_or_a_file(checkpoint: Checkpoint, tmp_path: Pat
 
 
 def test_missing_runs_are_named(tmp_path: Path) -> None:
-    """A run that has no weights yet, and a file that is not there."""
+    """A folder without a run, a run that is under way, and a file that is not there."""
     cpu = torch.device("cpu")
-    with pytest.raises(DataError, match=r"best.safetensors: the run has not finished"):
+    with pytest.raises(DataError, match="holds no run; accepted: a run directory or a"):
+        load_run(tmp_path, cpu)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(DataError, match=r"has not finished; resume with `rap train .* --resume`$"):
+        load_run(tmp_path, cpu)
+    (tmp_path / "last.safetensors").touch()
+    with pytest.raises(DataError, match=r"--resume`, or score .*last\.safetensors$"):
         load_run(tmp_path, cpu)
     with pytest.raises(DataError, match=r"nothing: no such file; accepted: a run directory"):
         load_run(tmp_path / "nothing", cpu)

@@ -11,7 +11,14 @@ import torch
 from rap.evaluate import plot, report
 from rap.evaluate.errors import ScoreError
 from rap.evaluate.estimates import read_estimates, write_pose_files
-from rap.evaluate.report import Evaluation, evaluate, score_estimates, show, write_report
+from rap.evaluate.report import (
+    Evaluation,
+    evaluate,
+    metrics,
+    score_estimates,
+    show,
+    write_report,
+)
 from rap.geometry import rigid
 from rap.model.checkpoint import Checkpoint
 from rap.scene import DataError, Scene, poses
@@ -37,13 +44,12 @@ def _shifted(scene: Scene, by_m: float) -> torch.Tensor:
 def test_files_say_what_was_scored(evaluation: Evaluation, scene: Scene, tmp_path: Path) -> None:
     """The numbers in the report and the poses beside them lead to the same score."""
     write_report(evaluation, tmp_path / "report")
-    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert metrics["estimates"]["num"] == 4
-    assert metrics["estimates"]["median_translation_m"] == evaluation.summary.median_translation_m
-    assert set(metrics["baselines"]) == {"nearest train pose", "mean train pose"}
-    assert metrics["latency"]["batch_size"] == 2
-    assert metrics["selection_rule"].startswith("median_translation_m / 0.05")
-    assert metrics["provenance"]["seed"] == "3"
+    content = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert content["estimates"]["num"] == 4
+    assert content["estimates"]["median_translation_m"] == evaluation.summary.median_translation_m
+    assert set(content["baselines"]) == {"nearest train pose", "mean train pose"}
+    assert content["latency"]["batch_size"] == 2
+    assert content["provenance"]["seed"] == "3"
     names = [frame.name for frame in scene.test]
     for written in ("poses.tum", "images.txt", "poses"):
         read = read_estimates(tmp_path / "report" / written, names)
@@ -52,6 +58,16 @@ def test_files_say_what_was_scored(evaluation: Evaluation, scene: Scene, tmp_pat
         assert again.median_translation_m == pytest.approx(
             evaluation.summary.median_translation_m, abs=1e-5
         )
+
+
+def test_selection_rule_is_that_of_the_weights(evaluation: Evaluation) -> None:
+    """Weights of the last epoch, converted ones and estimates were chosen by no score."""
+    assert "selection_rule" not in metrics(evaluation)
+    for selection, named in (("last epoch", False), ("lowest validation score (1.5)", True)):
+        provenance = evaluation.provenance | {"selection": selection}
+        content = metrics(replace(evaluation, provenance=provenance))
+        assert ("selection_rule" in content) == named
+    assert str(content["selection_rule"]).startswith("median_translation_m / 0.05")
 
 
 def test_errors_csv_lists_every_frame(evaluation: Evaluation, tmp_path: Path) -> None:
