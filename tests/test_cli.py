@@ -166,6 +166,11 @@ def test_python_m_rap_is_rap() -> None:
         (["render", "--splat", "a.ply", "--poses", "p.tum", "-o", "out"], "need --camera"),
         (["convert", "a.pth", "-o", "a.pth", "--camera", "room"], "must end in .safetensors"),
         (["convert", "a.pth", "-o", "a.safetensors", "--camera", "c.json"], "c.json"),
+        (["convert", "a", "-o", "b", "--camera", "c", "--height", "0"], "--height = 0 must be"),
+        (["eval", "room", "-p", "a", "--batch-size", "0"], "--batch-size = 0 must be at least 1"),
+        (["eval", "room", "-p", "a", "--batch-size", "-3"], "--batch-size = -3 must be at least"),
+        (["eval", "room", "-p", "a", "--num-workers", "-1"], "--num-workers = -1 must be at le"),
+        (["render", "--splat", "a", "--poses", "room", "-o", "b", "--height", "0"], "--height = 0"),
         (["doctor", "--fix"], "Unrecognized options: --fix; see rap doctor --help"),
     ],
 )
@@ -215,10 +220,16 @@ def test_errors_of_users_and_files_are_one_line(
 
 
 def test_interrupt_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl-C exits with 130, and a training run says in one line how it is resumed."""
+    monkeypatch.chdir(tmp_path)
     _replace_run(monkeypatch, train_command, KeyboardInterrupt())
+    for out in (["-o", "run"], ["--out=run"], ["--outt", "run"]):
+        assert cli.main(["train", "my room", *out]) == 130
+        assert capfd.readouterr().err == "rap: interrupted\n"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
     assert cli.main(["train", "my room", "-o", "run"]) == 130
     expected = "rap: interrupted; the run goes on with: rap train 'my room' -o run --resume\n"
     assert capfd.readouterr().err == expected

@@ -62,7 +62,17 @@ def _fail(message: str) -> int:
 
 
 def _resumption(argv: Sequence[str]) -> str:
+    """How an interrupted training goes on, once its run directory holds a run."""
     if argv[0] != "train":
+        return ""
+    from rap.cli.arguments import UsageError, parse
+    from rap.cli.train import Train
+
+    try:
+        out = parse(Train, "train", argv[1:]).out
+    except UsageError:
+        return ""
+    if not (out / "config.toml").is_file():
         return ""
     command = ["rap", *argv, *([] if "--resume" in argv else ["--resume"])]
     return f"; the run goes on with: {shlex.join(command)}"

@@ -83,6 +83,13 @@ def read_camera(text: str) -> "rap.camera.Camera":
     return load(text).camera
 
 
+def check_at_least(low: int, **values: int | None) -> None:
+    """Raise UsageError naming the first flag whose number is too small; None is no number."""
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise UsageError(f"--{name.replace('_', '-')} = {value} must be at least {low}")
+
+
 def check_out(path: Path, *, force: bool = False, suffix: str | None = None) -> None:
     """Raise UsageError unless a file can be written there, before the work that makes it."""
     if suffix is not None and path.suffix != suffix:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rap import log
-from rap.cli.arguments import CheckpointFile, Out, check_out, parse, read_camera
+from rap.cli.arguments import CheckpointFile, Out, check_at_least, check_out, parse, read_camera
 from rap.config import ImageConfig, to_toml
 
 
@@ -30,6 +30,7 @@ class Convert:
 def run(argv: Sequence[str]) -> int:
     """Convert, check and save."""
     arguments: Convert = parse(Convert, "convert", argv)
+    check_at_least(1, height=arguments.height)
     settings_file = arguments.out.with_suffix(".toml")
     check_out(arguments.out, force=arguments.force, suffix=".safetensors")
     if arguments.config is not None:

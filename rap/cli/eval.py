@@ -12,6 +12,7 @@ from rap.cli.arguments import (
     SceneFormat,
     SceneName,
     UsageError,
+    check_at_least,
     check_out_folder,
     parse,
 )
@@ -48,6 +49,8 @@ class Eval:
 def run(argv: Sequence[str]) -> int:
     """Score, show, and write the report."""
     arguments: Eval = parse(Eval, "eval", argv)
+    check_at_least(1, batch_size=arguments.batch_size)
+    check_at_least(0, num_workers=arguments.num_workers)
     if (arguments.run is None) == (arguments.estimates is None):
         raise UsageError("give either -p RUN or --estimates FILE")
     if arguments.estimates is not None and not arguments.estimates.exists():

@@ -10,7 +10,15 @@ from jaxtyping import Float64, UInt8
 
 import rap
 from rap import log
-from rap.cli.arguments import Device, Out, UsageError, check_out_folder, parse, read_camera
+from rap.cli.arguments import (
+    Device,
+    Out,
+    UsageError,
+    check_at_least,
+    check_out_folder,
+    parse,
+    read_camera,
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Render:
 def run(argv: Sequence[str]) -> int:
     """Render one by one; every image appears whole or not at all."""
     arguments: Render = parse(Render, "render", argv)
+    check_at_least(1, height=arguments.height)
     check_out_folder(arguments.out)
 
     import torch

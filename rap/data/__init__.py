@@ -42,7 +42,8 @@ def load(path: str | Path, format: str | None = None) -> Scene:  # noqa: A002 (t
             f"{root}: no known scene format; expected TrainSplit.txt (7-Scenes), train/rgb or "
             "dataset_train.txt (Cambridge), sparse/0 (COLMAP), or transforms.json"
         )
-    if len(fitting) > 1:
-        others = ", ".join(fitting[1:])
-        log.info(f"{root}: read as {fitting[0]}; it can also be read as {others} (format)")
+    if len(fitting) > 1 and fitting != ["seven_scenes", "colmap"]:
+        # 7-Scenes folders often carry the same cameras as a COLMAP model
+        others = " or ".join(fitting[1:])
+        log.info(f"{root}: read as {fitting[0]}; name the format to read it as {others}")
     return FORMATS[fitting[0]][1](root)

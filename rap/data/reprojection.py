@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -54,14 +54,22 @@ def points_explained(
     rgb: Float[Tensor, "n 3"],
 ) -> float:
     """Share of the points in view times the correlation of their colours with the image's."""
-    pixel = camera.project(points_camera)
-    inside = (points_camera[:, 2] > 0) & camera.contains(pixel)
+    inside, row, column = _pixels_in_view(camera, points_camera)
     if int(inside.sum()) < _MIN_IN_VIEW:
         return 0.0
-    column = pixel[inside, 0].long().clamp(max=camera.width - 1)
-    row = pixel[inside, 1].long().clamp(max=camera.height - 1)
     share = float(inside.double().mean())
     return share * max(_correlation(image[:, row, column], rgb[inside].T), 0.0)
+
+
+def _pixels_in_view(
+    camera: Camera, points_camera: Float64[Tensor, "n 3"]
+) -> tuple[Bool[Tensor, "n"], Int64[Tensor, "m"], Int64[Tensor, "m"]]:
+    """Which points lie in the picture, and row and column of the pixels that show them."""
+    pixel = camera.project(points_camera)
+    inside = (points_camera[:, 2] > 0) & camera.contains(pixel)
+    column = pixel[inside, 0].long().clamp(max=camera.width - 1)
+    row = pixel[inside, 1].long().clamp(max=camera.height - 1)
+    return inside, row, column
 
 
 def _correlation(a: Float[Tensor, "3 n"], b: Float[Tensor, "3 n"]) -> float:
@@ -84,10 +92,7 @@ def depth_error(
     known = depth > 0
     rays = camera.rays(dtype=torch.float64)[::step, ::step][known]
     carried = geometry.transform(b_from_a, rays * depth[known][:, None])
-    pixel = camera.project(carried)
-    inside = (carried[:, 2] > 0) & camera.contains(pixel)
-    column = pixel[inside, 0].long().clamp(max=camera.width - 1)
-    row = pixel[inside, 1].long().clamp(max=camera.height - 1)
+    inside, row, column = _pixels_in_view(camera, carried)
     found, expected = depth_b[row, column], carried[inside, 2]
     error = ((expected - found).abs() / expected)[found > 0]
     outside = torch.full((int((~inside).sum()),), torch.inf, dtype=torch.float64)

@@ -67,14 +67,19 @@ def number(content: dict[str, object], key: str, path: Path) -> float:
 
 
 def read_camera(path: Path) -> Camera:
-    """`camera.json`: fx, fy, cx, cy, width and height of a PINHOLE camera, centres at +0.5."""
+    """`camera.json`: fx, fy, cx, cy, width and height of a PINHOLE camera, centres at +0.5.
+
+    `DataError` for intrinsics that no camera has.
+    """
     content = read_json(path)
     model = content.get("model", "PINHOLE")
     if model != "PINHOLE":
         raise DataError(f"{path}: model {model!r}; only PINHOLE is accepted: undistort first")
     fx, fy, cx, cy = (number(content, key, path) for key in ("fx", "fy", "cx", "cy"))
     width, height = (round(number(content, key, path)) for key in ("width", "height"))
-    return Camera(fx, fy, cx, cy, width, height)
+    camera = Camera(fx, fy, cx, cy, width, height)
+    _check_camera(camera, str(path))
+    return camera
 
 
 def floats(text: str, num: int, where: str) -> list[float]:
@@ -227,6 +232,11 @@ def _check_camera(camera: Camera, intrinsics: str) -> None:
     values = (camera.fx, camera.fy, camera.cx, camera.cy)
     if not all(map(math.isfinite, values)) or min(camera.fx, camera.fy) <= 0:
         raise DataError(f"{intrinsics}: {camera}: focal lengths must be positive and finite")
+    if min(camera.width, camera.height) < 1:
+        raise DataError(
+            f"{intrinsics}: an image of {camera.width}x{camera.height} pixels; "
+            "width and height must be at least 1"
+        )
     for focal, size in ((camera.fx, camera.width), (camera.fy, camera.height)):
         fov_deg = math.degrees(2 * math.atan(size / (2 * focal)))
         if not _FOV_DEG[0] <= fov_deg <= _FOV_DEG[1]:

@@ -30,10 +30,22 @@ def test_every_format_is_recognised(tmp_path: Path, source: str) -> None:
 def test_a_folder_of_two_formats_says_which_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """7-Scenes with a sparse model beside it is both; the format may be named."""
+    """A COLMAP model beside transforms.json may hold other cameras; the format may be named."""
+    folders.write_transforms(tmp_path / "box")
+    folders.write_colmap(tmp_path / "box")
+    assert load(str(tmp_path / "box")).source.startswith("COLMAP")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "read as colmap; name the format to read it as transforms" in said
+    assert load(tmp_path / "box", format="transforms").source.startswith("transforms")
+
+
+def test_seven_scenes_with_a_sparse_model_needs_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model holds the same cameras, and can still be asked for by name."""
     folders.write_seven_scenes(tmp_path / "box")
-    assert load(str(tmp_path / "box")).source.startswith("7-Scenes")
-    assert "read as seven_scenes; it can also be read as colmap" in capsys.readouterr().err
+    assert load(tmp_path / "box").source.startswith("7-Scenes")
+    assert "read as" not in capsys.readouterr().err
     assert load(tmp_path / "box", format="colmap").source.startswith("COLMAP")
 
 

@@ -1,8 +1,9 @@
 """What no scene may have: each fault is one error that names the file and the fix."""
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,27 @@ POSE_FAULTS: dict[str, Callable[[Tensor], object]] = {
     "is not a rotation": lambda pose: pose[:3, 0].mul_(1.01),
     "is not a rotation: R": lambda pose: pose[:3, :3].zero_(),
 }
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("fx", 0, "focal lengths must be positive and finite"),
+        ("fy", -500, "focal lengths must be positive and finite"),
+        ("width", 0, "an image of 0x480 pixels; width and height must be at least 1"),
+        ("height", -480, "an image of 640x-480 pixels; width and height must be at least 1"),
+        ("cx", 700, "the principal point (700, 240) lies outside the 640x480 image"),
+    ],
+)
+def test_impossible_intrinsics_are_refused(
+    tmp_path: Path, key: str, value: float, fault: str
+) -> None:
+    """A camera.json alone, without a scene, is checked as a scene's is."""
+    path = tmp_path / "camera.json"
+    path.write_text(json.dumps({**asdict(CAMERA), key: value}))
+    with pytest.raises(DataError, match=re.escape(fault)) as caught:
+        validate.read_camera(path)
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 @given(seed=st.integers(0, 1000), num=st.integers(0, 6))
