@@ -21,10 +21,7 @@ from rap import cli
 from rap.camera import Camera
 from rap.cli import data as data_command
 from rap.cli import train as train_command
-from rap.cli.arguments import parse_configured
-from rap.cli.fit import Fit
-from rap.cli.train import Train
-from rap.config import Config, ConfigError, from_toml, preset, to_toml
+from rap.config import ConfigError, from_toml
 from rap.model import upstream
 from rap.model.checkpoint import load
 from rap.model.regressor import Regressor, build_regressor
@@ -238,41 +235,6 @@ def test_interrupt_says_how_to_go_on(
     _replace_run(monkeypatch, data_command, KeyboardInterrupt())
     assert cli.main(["data"]) == 130
     assert capfd.readouterr().err == "rap: interrupted\n"
-
-
-def test_presets_follow_the_scene() -> None:
-    """The room has a preset of its own; any folder starts from 7-Scenes'."""
-    assert parse_configured(Fit, "fit", ["room", "-o", "a"])[1] == preset("room")
-    assert parse_configured(Fit, "fit", ["other", "-o", "a"])[1] == preset("seven_scenes")
-    given = parse_configured(Fit, "fit", ["room", "-o", "a", "--preset", "cambridge"])[1]
-    assert given == preset("cambridge")
-
-
-def test_flags_override_the_file_which_overrides_the_defaults(settings: Path) -> None:
-    """The order of precedence, and that sections without flags come from the file."""
-    argv = ["room", "-o", "run", "--config", str(settings), "--train.epochs", "7"]
-    _, config = parse_configured(Train, "train", argv)
-    assert config.train.epochs == 7
-    assert config.train.batch_size == 3
-    assert config.fit.iterations == 4
-    assert config.train.learning_rate == Config().train.learning_rate
-
-
-def test_resumed_runs_start_from_their_own_settings(tmp_path: Path) -> None:
-    """`--resume` needs no preset: the run directory holds all settings."""
-    stored = preset("cambridge")
-    (tmp_path / "config.toml").write_text(to_toml(stored))
-    argv = ["room", "-o", str(tmp_path), "--resume"]
-    assert parse_configured(Train, "train", argv)[1] == stored
-
-
-def test_published_configuration_files_are_accepted(tmp_path: Path) -> None:
-    """`--config` also takes the published code's own files."""
-    path = tmp_path / "chess.txt"
-    path.write_text("rvs_rotation = 10\nepochs = 2000\n")
-    argv = ["room", "-o", "run", "--config", str(path)]
-    config = parse_configured(Train, "train", argv)[1]
-    assert (config.views.rotation_deg, config.train.epochs) == (10.0, 2000)
 
 
 def test_one_source_of_settings(fails: Fails, settings: Path, tmp_path: Path) -> None:
