@@ -1,5 +1,7 @@
 """New poses near given ones: where they may lie and how far they may turn."""
 
+from typing import Any
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,8 @@ def poses_at(num: int, seed: int, spread: float = 10.0) -> torch.Tensor:
     return rigid(rotation, spread * torch.randn(num, 3, generator=generator))
 
 
-def sample(poses: torch.Tensor, seed: int = 0, **changes: object) -> torch.Tensor:
-    arguments = {
+def sample(poses: torch.Tensor, seed: int = 0, **changes: Any) -> torch.Tensor:  # noqa: ANN401 (any argument)
+    arguments: dict[str, Any] = {
         "translation_m": 0.2, "rotation_deg": 10.0,
         "low": torch.full((3,), -FAR), "high": torch.full((3,), FAR),
     } | changes  # fmt: skip

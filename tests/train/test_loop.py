@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from rap.splat.gaussians import Gaussians
 from rap.train import loop
 from rap.train.banks import held_out_mask
 from rap.train.loop import TrainingError, train
+from rap.train.state import Progress
+from rap.train.step import Learner
 
 CPU = torch.device("cpu")
 
 
-def set_train(config: Config, **changes: object) -> Config:
+def set_train(config: Config, **changes: Any) -> Config:  # noqa: ANN401 (any field)
     """The same configuration with other training settings."""
     return replace(config, train=replace(config.train, **changes))
 
@@ -91,9 +94,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
     original = loop.save_state
 
-    def save_then_die(path: Path, learner: object, progress: object, mark: str) -> None:
-        original(path, learner, progress, mark)  # pyrefly: ignore
-        if progress.epochs_done == killed_after:  # pyrefly: ignore
+    def save_then_die(path: Path, learner: Learner, progress: Progress, mark: str) -> None:
+        original(path, learner, progress, mark)
+        if progress.epochs_done == killed_after:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save_state", save_then_die)
@@ -177,7 +180,7 @@ def test_settings_that_cannot_work_fail_before_any_image_is_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     part: str,
-    changes: dict[str, object],
+    changes: dict[str, Any],
     named: str,
 ) -> None:
     """The folder stays free, so the corrected command can be typed again."""

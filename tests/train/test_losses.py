@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from rap.config import FeatureLoss
 from rap.geometry import rigid, rotation_from_vector
 from rap.train.losses import (
     PoseLoss,
@@ -57,7 +58,7 @@ def test_learnt_weights_settle_at_the_inverse_errors() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "triplet", "ntxent", "mse"])
-def test_matching_pairs_cost_less_than_shuffled_ones(kind: str) -> None:
+def test_matching_pairs_cost_less_than_shuffled_ones(kind: FeatureLoss) -> None:
     """Every alignment prefers an image's own rendering, so it compares over images."""
     real = features(0)
     rendered = real + 0.05 * features(1)
@@ -66,7 +67,7 @@ def test_matching_pairs_cost_less_than_shuffled_ones(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "triplet", "ntxent", "mse"])
-def test_order_of_images_does_not_matter(kind: str) -> None:
+def test_order_of_images_does_not_matter(kind: FeatureLoss) -> None:
     """The same pairs in another order cost the same."""
     real, rendered = features(2), features(3)
     order = torch.tensor([3, 1, 5, 0, 2, 4])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from rap.config import Schedule
 from rap.train.schedule import FINAL_FACTOR, learning_rate_factor, update_average
 
 
@@ -23,7 +24,7 @@ def test_one_cycle_rises_to_one_and_falls_to_its_end(num_steps: int) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau"])
-def test_the_other_schedules_leave_the_rate_alone(schedule: str) -> None:
+def test_the_other_schedules_leave_the_rate_alone(schedule: Schedule) -> None:
     """Their factor is 1 at every step."""
     assert {learning_rate_factor(schedule, s, 50) for s in range(50)} == {1.0}
 
@@ -32,14 +33,19 @@ def test_average_follows_weights_and_statistics() -> None:
     """Late steps move floats by 1 − decay; counters are copied."""
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     average = copy.deepcopy(model)
+    linear, norm = average[0], average[1]
+    assert isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert norm.num_batches_tracked is not None
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.add_(1)
-    before = average[0].weight.clone()
+    before = linear.weight.clone()
     update_average(average, model, decay=0.9, step=10**6)
-    torch.testing.assert_close(average[0].weight, before + 0.1)
-    torch.testing.assert_close(average[1].running_mean, torch.full((3,), 0.1))
-    assert average[1].num_batches_tracked.item() == 1
+    torch.testing.assert_close(linear.weight, before + 0.1)
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), 0.1))
+    assert norm.num_batches_tracked.item() == 1
 
 
 def test_average_forgets_the_random_start() -> None:
