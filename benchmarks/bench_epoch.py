@@ -1,9 +1,7 @@
 """Whole epochs of training, checkpoints included; only the refresh rate of the views differs."""
 
-import itertools
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,18 +36,15 @@ def bench_epoch(
             config.train, epochs=NUM_EPOCHS, batch_size=NUM_PHOTOGRAPHS, validation_fraction=0.0
         ),
     )
-    number = itertools.count()
+    warm_up = replace(config, train=replace(config.train, epochs=1))
+    train(few, gaussians, warm_up, tmp_path / "warm-up", device)
+    run = tmp_path / "run"
 
     def epochs() -> list[dict[str, float]]:
-        run = tmp_path / str(next(number))
         train(few, gaussians, config, run, device)
         return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
 
-    def clear() -> None:
-        for run in tmp_path.iterdir():
-            shutil.rmtree(run)
-
-    result = measure(epochs, items=NUM_EPOCHS, unit="epochs", rounds=2, before_round=clear)
+    result = measure(epochs, items=NUM_EPOCHS, unit="epochs", rounds=1)
 
     log = result.value
     result.check([record["epoch"] for record in log] == list(range(NUM_EPOCHS)), "epochs missing")

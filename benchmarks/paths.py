@@ -100,6 +100,6 @@ def compiler(compiled: bool) -> Iterator[Callable[[], Compilation]]:
     counters.clear()
     with warnings.catch_warnings():
         if compiled:
-            warnings.filterwarnings("ignore", module=r"torch\.|triton")
+            warnings.filterwarnings("ignore", module=r"(torch|triton)\b")
         yield so_far
     torch._dynamo.reset()

@@ -202,7 +202,7 @@ def accuracy_config(scale: Scale, seed: int) -> Config:
         ),
         weights=LossWeights(pose=1.0, view=1.0),
         train=TrainConfig(
-            epochs=14, batch_size=4, learning_rate=2e-3, grad_clip=100.0,
+            epochs=18, batch_size=4, learning_rate=2e-3, grad_clip=100.0,
             translation_log_weight=5.5, validation_fraction=0.0, seed=seed,
         ),
     )  # fmt: skip
