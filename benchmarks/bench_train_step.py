@@ -10,9 +10,10 @@ from rap.config import Precision
 from rap.scene import Scene
 from rap.train.step import optimise
 
+TERMS = {"pose", "rendered", "view", "feature", "adversarial"}
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
 """Largest relative difference of a term from plain fp32."""
-ROUNDING = 3e-6
+ROUNDING = 1e-5
 """A half precision that differs by less is none."""
 
 
@@ -53,7 +54,7 @@ def bench_train_step(
         result.check(trunk == [paths.ARITHMETIC[precision]], f"the trunk computed in {trunk}")
     plain = workloads.training_config(scale)
     reference = optimise(workloads.learner(plain, device), batch, plain, 1.0)
-    result.check(set(result.first) == set(reference), f"terms {set(result.first)}")
+    result.check(set(result.first) == TERMS, f"terms {set(result.first)}")
     difference = max(
         abs(float(result.first[name]) - float(term)) / abs(float(term))
         for name, term in reference.items()
