@@ -1,5 +1,6 @@
 """Whole epochs of training, checkpoints included; only the refresh rate of the views differs."""
 
+import gc
 import json
 import math
 from dataclasses import replace
@@ -38,6 +39,7 @@ def bench_epoch(
     )
     warm_up = replace(config, train=replace(config.train, epochs=1))
     train(few, gaussians, warm_up, tmp_path / "warm-up", device)
+    gc.collect()
     run = tmp_path / "run"
 
     def epochs() -> list[dict[str, float]]:
