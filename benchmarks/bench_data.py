@@ -25,18 +25,18 @@ MIN_PSNR_DB = {"png": 80.0, "jpg": 28.0}
 
 
 @pytest.mark.parametrize("num_workers", axis([0, 4], full=[1, 2, 8]))
-@pytest.mark.parametrize("format_", axis(["png"], full=["jpg"]))
+@pytest.mark.parametrize("file_format", axis(["png"], full=["jpg"]))
 @pytest.mark.parametrize("cached", axis([False], full=[True]))
 def bench_data_decode(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scale: Scale, scene: Scene,
-    num_workers: int, format_: str, cached: bool,
+    num_workers: int, file_format: str, cached: bool,
 ) -> None:  # fmt: skip
     """Files to resized pixels in host memory: those of the pictures that were written."""
     frames = workloads.thinned(scene.train, NUM_PHOTOGRAPHS)
     full_size = decode(frames, scene.camera, num_workers=0)
     pictures = [image.permute(1, 2, 0).numpy() for image in full_size]
     files = [
-        replace(frame, image=written(tmp_path / f"{number}.{format_}", picture))
+        replace(frame, image=written(tmp_path / f"{number}.{file_format}", picture))
         for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True))
     ]
     camera = scene.camera.with_height(scale.image_height)
@@ -58,7 +58,7 @@ def bench_data_decode(
     ]
     expected = decode(in_memory, camera, num_workers=0)
     worst = float(psnr(result.value / 255, expected / 255).min())
-    result.check(worst >= MIN_PSNR_DB[format_], f"{worst:.1f} dB from the pictures written")
+    result.check(worst >= MIN_PSNR_DB[file_format], f"{worst:.1f} dB from the pictures written")
 
 
 @pytest.mark.parametrize("batch_size", axis([8, 64], full=[16, 32]))
