@@ -1,0 +1,87 @@
+"""Settings of the splat and of the views that it synthesises."""
+
+from dataclasses import dataclass
+
+from rap.config.checks import at_least, in_range
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Photographs and poses to Gaussians (3D Gaussian splatting, MCMC densification)."""
+
+    iterations: int = 5000
+    """Optimisation steps."""
+    images_per_step: int = 1
+    """Photographs rendered per step."""
+    height: int | None = None
+    """Train at this image height; none: the photographs' own."""
+    max_gaussians: int = 300_000
+    """MCMC never grows beyond this."""
+    initial_points: int = 100_000
+    """Use at most this many initial points; surplus is drawn at random."""
+    sh_degree: int = 2
+    """Highest spherical-harmonics degree of the colours."""
+    ssim_weight: float = 0.2
+    """w in the loss (1 - w)·L1 + w·(1 - SSIM)."""
+    antialiased: bool = True
+    """Compensate opacity for the screen-space low-pass filter (Mip-Splatting)."""
+    means_lr: float = 1.6e-4
+    """Learning rate of the means per unit of scene extent; decays to 1 % of it."""
+    scales_lr: float = 5e-3
+    """Learning rate of the log scales."""
+    quats_lr: float = 1e-3
+    """Learning rate of the quaternions."""
+    opacities_lr: float = 5e-2
+    """Learning rate of the opacity logits."""
+    sh_lr: float = 2.5e-3
+    """Learning rate of the base colour; higher degrees get a twentieth."""
+    opacity_reg: float = 0.01
+    """Weight of the mean opacity (MCMC needs it to free Gaussians)."""
+    scale_reg: float = 0.01
+    """Weight of the mean scale."""
+    noise_lr: float = 5e5
+    """Strength of MCMC's exploration noise."""
+    refine_every: int = 100
+    """Steps between relocations."""
+    refine_start: float = 0.1
+    """Share of the iterations before the first relocation."""
+    refine_stop: float = 0.85
+    """Share of the iterations after the last relocation."""
+    seed: int = 7
+    """Seed of every random choice of the fit."""
+
+    def __post_init__(self) -> None:
+        at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
+        at_least(self, "fit", 1, "initial_points", "refine_every")
+        at_least(self, "fit", 16, "height")
+        at_least(self, "fit", 0, "seed")
+        in_range(self, "fit", 0, 3, "sh_degree")
+        in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Random view synthesis (RVS): new poses near the training poses, rendered from the splat."""
+
+    translation_m: float = 0.2
+    """Largest shift of the camera, uniform in a ball."""
+    rotation_deg: float = 10.0
+    """Largest turn of the camera about itself, a geodesic angle."""
+    per_image: int = 1
+    """Views per training photograph; 0 trains without synthesis, with weights.view = 0 as well."""
+    refresh_epochs: int = 1
+    """Epochs between redraws of all views."""
+    bounds_margin_m: float = 0.2
+    """Views must lie in the box of the training cameras, widened by this."""
+    min_coverage: float = 0.5
+    """A view with a lower mean alpha is rejected."""
+    max_attempts: int = 10
+    """Redraws of a rejected view; then the best attempt is kept and counted."""
+    render_batch: int = 32
+    """Views drawn per call."""
+
+    def __post_init__(self) -> None:
+        at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
+        at_least(self, "views", 0, "bounds_margin_m")
+        in_range(self, "views", 0, 1, "min_coverage")
+        at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
