@@ -74,7 +74,7 @@ def _show(
     """
     from rap.data.images import decode
     from rap.scene import poses
-    from rap.splat.fit import evaluate_renders
+    from rap.splat.scores import evaluate_renders
     from rap.splat.sheet import contact_sheet
 
     camera = scene.camera

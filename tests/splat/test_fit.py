@@ -13,7 +13,8 @@ from rap import scene
 from rap.config import FitConfig
 from rap.data import room
 from rap.scene import Frame, Points, Scene
-from rap.splat.fit import FitError, evaluate_renders, fit
+from rap.splat.fit import FitError, fit
+from rap.splat.scores import evaluate_renders
 from rap.splat.sheet import contact_sheet
 
 CONFIG = FitConfig(

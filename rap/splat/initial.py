@@ -1,0 +1,116 @@
+"""Where a fit starts: its input checked, Gaussians at the points, and their optimiser."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from rap.camera import Camera
+from rap.config import FitConfig
+from rap.scene import Points
+from rap.splat import density, harmonics
+from rap.splat.gaussians import Gaussians
+
+_NEIGHBOURS = 3
+_MIN_SCALE_M = 1e-7
+_INITIAL_SCALE = 0.5
+"""Of the distance to the neighbours: half the footprints of 3DGS, so half the cost, and sharper."""
+_INITIAL_OPACITY = 0.5
+_MIN_EXTENT_M = 0.1
+_REST_LR = 1 / 20
+_CHUNK = 1024
+
+
+class FitError(ValueError):
+    """Photographs, poses or points that no splat can be fitted to; the message says why."""
+
+
+def check(
+    images: UInt8[Tensor, "n 3 h w"], poses: Float[Tensor, "n 4 4"], camera: Camera, points: Points
+) -> None:
+    """Refuse photographs, poses and points that no splat can be fitted to."""
+    if len(images) < 2:
+        raise FitError(f"{len(images)} photograph(s); a fit needs at least 2 from different places")
+    size = (images.shape[3], images.shape[2])
+    if size != (camera.width, camera.height):
+        raise FitError(
+            f"photographs of {size[0]}x{size[1]} pixels do not belong to a camera of"
+            f" {camera.width}x{camera.height}"
+        )
+    if len(points.xyz) < 2:
+        raise FitError(f"{len(points.xyz)} initial point(s); a fit needs at least 2")
+    for name, values in (("poses", poses), ("initial points", points.xyz)):
+        bad = (~values.isfinite().flatten(1).all(1)).nonzero()
+        if len(bad):
+            raise FitError(f"{len(bad)} of the {name} are not finite, the first is {int(bad[0])}")
+
+
+def scene_extent_m(poses: Float[Tensor, "n 4 4"]) -> float:
+    """Size of the scene, to which the steps of the means are relative.
+
+    1.1 times the largest distance of a camera from the mean one, as in 3DGS.
+    """
+    centres = poses[:, :3, 3].double()
+    distances = torch.linalg.vector_norm(centres - centres.mean(0), dim=1)
+    return max(1.1 * float(distances.max()), _MIN_EXTENT_M)
+
+
+def initial_parameters(
+    points: Points, config: FitConfig, generator: torch.Generator
+) -> density.Parameters:
+    """Round, half transparent Gaussians of the points' colours."""
+    device = generator.device
+    limit = min(config.initial_points, config.max_gaussians)
+    chosen = torch.randperm(len(points.xyz), generator=generator, device=device)[:limit].cpu()
+    means = points.xyz[chosen].to(device)
+    rgb = points.rgb[chosen].to(device).float() / 255
+    num = len(means)
+    scales = (_INITIAL_SCALE * _neighbour_distance(means)).clamp(min=_MIN_SCALE_M)
+    num_rest = (config.sh_degree + 1) ** 2 - 1
+    values = {
+        "means": means,
+        "quats": torch.randn(num, 4, generator=generator, device=device),
+        "log_scales": scales.log()[:, None].repeat(1, 3),
+        "opacity_logits": torch.full((num,), _INITIAL_OPACITY, device=device).logit(),
+        "sh_base": ((rgb - 0.5) / harmonics.BASE)[:, None],
+        "sh_rest": torch.zeros(num, num_rest, 3, device=device),
+    }
+    return {name: nn.Parameter(value) for name, value in values.items()}
+
+
+def adam(parameters: density.Parameters, config: FitConfig) -> torch.optim.Adam:
+    """One group per parameter, the means first; their learning rate is set at every step."""
+    rates = {
+        "means": config.means_lr,
+        "quats": config.quats_lr,
+        "log_scales": config.scales_lr,
+        "opacity_logits": config.opacities_lr,
+        "sh_base": config.sh_lr,
+        "sh_rest": config.sh_lr * _REST_LR,
+    }
+    groups = [{"name": n, "params": [parameters[n]], "lr": lr} for n, lr in rates.items()]
+    return torch.optim.Adam(groups, eps=1e-15, fused=True)
+
+
+def assemble(parameters: density.Parameters, sh_degree: int, config: FitConfig) -> Gaussians:
+    """The Gaussians with harmonics up to a degree."""
+    rest = parameters["sh_rest"][:, : (sh_degree + 1) ** 2 - 1]
+    return Gaussians(
+        means=parameters["means"],
+        quats=parameters["quats"],
+        log_scales=parameters["log_scales"],
+        opacity_logits=parameters["opacity_logits"],
+        sh=torch.cat([parameters["sh_base"], rest], dim=1),
+        antialiased=config.antialiased,
+    )
+
+
+def _neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Mean distance to the three nearest other points."""
+    num = min(_NEIGHBOURS, len(points) - 1) + 1
+    # by matrix products, distances of millimetres between points metres away would be noise
+    mode = "donot_use_mm_for_euclid_dist"
+    nearest = [
+        torch.cdist(chunk, points, compute_mode=mode).topk(num, largest=False).values
+        for chunk in points.split(_CHUNK)
+    ]
+    return torch.cat(nearest)[:, 1:].mean(1)
