@@ -1,0 +1,39 @@
+"""`python -m benchmarks COMMAND`: what the suite can do beyond one run of pytest."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.commands import UsageError, table
+from benchmarks.harness.policy import PolicyError
+from benchmarks.harness.record import RecordError
+from benchmarks.harness.verdict import Code
+
+ROOT = Path(__file__).parent.parent
+INTERRUPTED = 2
+"""pytest's own code for it."""
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Run one command; its exit code, 4 (USAGE) with one line for what cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in table():
+        add(subparsers)
+    try:
+        arguments = parser.parse_args(argv, argparse.Namespace(root=root))
+    except SystemExit as leave:  # argparse has said why; its own code 2 is pytest's for interrupted
+        return Code.USAGE if leave.code else Code.PASS
+    try:
+        return arguments.run(arguments)
+    except (UsageError, RecordError, PolicyError) as error:
+        sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
+        return Code.USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

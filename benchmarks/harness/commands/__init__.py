@@ -1,0 +1,22 @@
+"""The commands of `python -m benchmarks`, one module each.
+
+A module has `add(subparsers)`: it adds its parser and sets `run` to a function of the parsed
+arguments that returns the exit code. `arguments.root` is the checkout that the command works on.
+"""
+
+from argparse import _SubParsersAction
+from collections.abc import Callable
+
+Subparsers = _SubParsersAction
+"""What `add_subparsers` returns; argparse has no public name for it."""
+
+
+class UsageError(ValueError):
+    """Arguments or files that cannot be used: exit code 4; the message says what is accepted."""
+
+
+def table() -> tuple[Callable[[Subparsers], None], ...]:
+    """How each command adds itself, in the order in which the help lists them."""
+    from benchmarks.harness.commands import ab
+
+    return (ab.add,)
