@@ -4,6 +4,7 @@ Stored as optimised: log scales, opacity logits, quaternions wxyz of any length,
 with `colour = 0.5 + sum(basis * sh)`. In a file the higher harmonics are channel-major: all
 coefficients of red, then green, then blue. A header comment of ours, `comment antialiased 1` or
 `0`, says how the Gaussians are to be drawn; a file without it is drawn classically, as Inria's.
+An appearance lies in a file beside the .ply (`appearance_file.py`).
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from rap import log
 from rap.scene import DataError
+from rap.splat.appearance import Appearance
+from rap.splat.appearance_file import appearance_path, load_appearance, save_appearance
 
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 1 << 16
@@ -51,6 +54,8 @@ class Gaussians:
     """Spherical-harmonics coefficients of the colour, k = (degree + 1)²."""
     antialiased: bool = field(default=True, kw_only=True)
     """Drawn with opacities compensated for the screen-space low-pass filter, as fitted."""
+    appearance: Appearance | None = field(default=None, kw_only=True)
+    """How the training photographs differ in light; `sh` is what they have in common."""
 
     @property
     def num(self) -> int:
@@ -77,11 +82,15 @@ class Gaussians:
         return Gaussians(
             self.means.to(device), self.quats.to(device), self.log_scales.to(device),
             self.opacity_logits.to(device), self.sh.to(device), antialiased=self.antialiased,
+            appearance=None if self.appearance is None else self.appearance.to(device),
         )  # fmt: skip
 
 
 def save_ply(path: Path, gaussians: Gaussians) -> None:
-    """Write the layout of Inria's trainer (float32, little endian, zero normals)."""
+    """Write the layout of Inria's trainer (float32, little endian, zero normals).
+
+    An appearance goes into the file beside it; without one, such a file of earlier is removed.
+    """
     num_rest = 3 * (gaussians.sh.shape[1] - 1)
     names = (*_MEANS, *_NORMALS, *_BASE, *_rest(num_rest), *_OPACITY, *_SCALES, *_QUATS)
     columns = torch.cat(
@@ -100,17 +109,22 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
     header += [f"comment {_ANTIALIASED} {int(gaussians.antialiased)}"]
     header += [f"element vertex {gaussians.num}"]
     header += [f"property float {name}" for name in names]
+    # never a .ply beside the appearance of another
+    appearance_path(path).unlink(missing_ok=True)
     with log.replacing(path) as temporary, temporary.open("wb") as file:
         file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
         file.write(columns.detach().cpu().numpy().astype("<f4").tobytes())
+    if gaussians.appearance is not None:
+        save_appearance(appearance_path(path), gaussians.appearance)
 
 
 def load_ply(path: Path) -> Gaussians:
     """Read what Inria's trainer, gsplat or nerfstudio wrote; properties may come in any order.
 
     Without our comment the Gaussians count as fitted without antialiasing; others that were fitted
-    with it need the line `comment antialiased 1` in the header. Raises DataError, naming the file,
-    for anything that is no complete, finite 3DGS model.
+    with it need the line `comment antialiased 1` in the header. The appearance is read where there
+    is one beside the file. Raises DataError, naming the file, for anything that is no complete,
+    finite 3DGS model.
     """
     try:
         with path.open("rb") as file:
@@ -128,6 +142,7 @@ def load_ply(path: Path) -> Gaussians:
     rest = _columns(path, table, _rest(num_rest)).unflatten(1, (3, num_rest // 3)).mT
     quats = _columns(path, table, _QUATS)
     _check_quats(path, quats)
+    beside = appearance_path(path)
     return Gaussians(
         means=_columns(path, table, _MEANS),
         quats=quats,
@@ -135,6 +150,7 @@ def load_ply(path: Path) -> Gaussians:
         opacity_logits=_columns(path, table, _OPACITY).squeeze(1),
         sh=torch.cat([_columns(path, table, _BASE)[:, None], rest], dim=1),
         antialiased=antialiased,
+        appearance=load_appearance(beside, num) if beside.exists() else None,
     )
 
 
