@@ -35,7 +35,7 @@ class Baseline:
     suite: str
     records: Mapping[str, Record]
     origins: Mapping[str, str]
-    """Commit and day of each record."""
+    """Commit, day and digest of the measured package, of each record."""
 
 
 def locate(root: Path, key: str, suite: str, folder: Path | None = None) -> Path:
@@ -81,7 +81,7 @@ def added(baseline: Baseline | None, session: Session) -> Baseline:
     """The baseline with the passed records that it lacks; what it has is never touched."""
     old = baseline or Baseline(session.machine, session.suite, {}, {})
     lacking = [record for record in session.records if record.id not in old.records]
-    return _with(old, lacking, session.commit)
+    return _with(old, lacking, session)
 
 
 def renewed(baseline: Baseline | None, session: Session, asked: Collection[str]) -> Baseline:
@@ -91,13 +91,14 @@ def renewed(baseline: Baseline | None, session: Session, asked: Collection[str])
         kept.pop(name, None)
     origins = {} if baseline is None else baseline.origins
     old = Baseline(session.machine, session.suite, kept, {name: origins[name] for name in kept})
-    return _with(old, session.records, session.commit)
+    return _with(old, session.records, session)
 
 
-def _with(old: Baseline, new: Iterable[Record], commit: str) -> Baseline:
+def _with(old: Baseline, new: Iterable[Record], session: Session) -> Baseline:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     passed = {record.id: record for record in new if record.outcome == "passed"}
-    origins = dict.fromkeys(passed, f"{commit}, {today}")
+    subject = "" if session.subject is None else f", package {session.subject.digest}"
+    origins = dict.fromkeys(passed, f"{session.commit}, {today}{subject}")
     return dataclasses.replace(
         old, records={**old.records, **passed}, origins={**old.origins, **origins}
     )

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.machine import Machine
@@ -39,9 +39,7 @@ class Fresh:
             measured = Session(machine, suite, "unknown")
         missing = [record for record in records if record.id not in measured.by_id()]
         lost = [Record(r.id, r.node, "errored", f"no record: {problem}") for r in missing]
-        return Session(
-            measured.machine, suite, measured.commit, (*measured.records, *lost), measured.faults
-        )
+        return replace(measured, suite=suite, records=(*measured.records, *lost))
 
     def _run(self, command: list[str], output: Path) -> str:
         environment = {**os.environ, RECORDS_FILE: str(output)}

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from benchmarks.harness.clock import WarmUp
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.subject import Subject
 
-SCHEMA = 1
+SCHEMA = 2
 
 Outcome = Literal["passed", "wrong", "errored", "skipped"]
 ClockName = Literal["wall", "gpu"]
@@ -49,6 +50,8 @@ class Record:
     canary: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
     """What NVML said meanwhile."""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """What one call must move and compute at least, as declared: `bytes`, `flop`."""
     invalid: tuple[str, ...] = ()
     """Reasons why the times say nothing about the code: throttling, a foreign process."""
     notes: tuple[str, ...] = ()
@@ -65,6 +68,10 @@ class Session:
     records: tuple[Record, ...] = ()
     faults: str = ""
     """Faults that were injected on purpose; never stored as a baseline."""
+    subject: Subject | None = None
+    """The package that was measured, if any was imported: where it lies and what is in it."""
+    ceilings: Mapping[str, float] = field(default_factory=dict)
+    """What this machine reached in this session: `bytes_per_s` copied, `flop_per_s` multiplied."""
 
     def by_id(self) -> Mapping[str, Record]:
         """The records under their ids."""
@@ -82,13 +89,22 @@ def read_session(path: Path) -> Session:
     records = content.get("records")
     if not isinstance(records, list):
         raise RecordError(f"{path}: `records` must be a list")
+    ceilings = content.get("ceilings")
+    _check_numbers(ceilings, f"{path}: ceilings")
     return Session(
         read_machine(content.get("machine"), path),
         str(content.get("suite")),
         str(content.get("commit")),
         tuple(read_record(entry, f"{path}: records[{n}]") for n, entry in enumerate(records)),
         str(content.get("faults", "")),
+        _read_subject(content.get("subject"), path),
+        dict(ceilings) if isinstance(ceilings, dict) else {},
     )
+
+
+def _read_subject(content: object, path: Path) -> Subject | None:
+    where = f"{path}: subject"
+    return None if content is None else Subject(**_fields(Subject, content, where))
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -113,7 +129,8 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         raise RecordError(f"{path}: is not a {kind} of this harness")
     if content.get("schema") != SCHEMA:
         raise RecordError(
-            f"{path}: has schema {content.get('schema')!r}, this harness reads {SCHEMA}"
+            f"{path}: has schema {content.get('schema')!r}, this harness reads {SCHEMA}; "
+            "measure again, or use the version of the suite that wrote it"
         )
     return content
 
@@ -130,7 +147,7 @@ def read_record(content: object, where: str) -> Record:
         if values[name] not in get_args(choice):
             accepted = ", ".join(get_args(choice))
             raise RecordError(f"{where}.{name}: {values[name]!r} is none of {accepted}")
-    for name in ("metrics", "intervals", "counters", "canary", "facts"):
+    for name in ("metrics", "intervals", "counters", "canary", "facts", "work"):
         _check_numbers(values[name], f"{where}.{name}")
     for name in ("id", "node", "reason"):
         if not isinstance(values[name], str):
@@ -147,7 +164,9 @@ def finite(record: Record) -> bool:
     return all(map(math.isfinite, (*record.metrics.values(), *record.intervals.values())))
 
 
-def _fields(kind: type[Record] | type[Machine], content: object, where: str) -> dict[str, Any]:
+def _fields(
+    kind: type[Record] | type[Machine] | type[Subject], content: object, where: str
+) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RecordError(f"{where}: must be an object")
     names = {entry.name for entry in dataclasses.fields(kind)}

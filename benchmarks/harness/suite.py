@@ -19,6 +19,7 @@ from benchmarks.harness.options import Wanted
 from benchmarks.harness.parameters import matches, stable_id
 from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.record import Outcome, Record, Session
+from benchmarks.harness.subject import measured_subject
 
 POLICY = Path("benchmarks/policy.toml")
 
@@ -154,8 +155,9 @@ class Suite:
             raise RuntimeError("nothing is timed in this session")
         records = tuple(self._records[node] for node in self._ids if node in self._records)
         return Session(
-            self.timing.machine, self.name, self.timing.commit, records, self.faults.text
-        )
+            self.timing.machine, self.name, self.timing.commit, records, self.faults.text,
+            measured_subject(),
+        )  # fmt: skip
 
     def expected(self, config: pytest.Config) -> Collection[str]:
         """Ids of the baseline that this run was asked for."""

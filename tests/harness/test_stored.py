@@ -28,6 +28,7 @@ from benchmarks.harness.record import (
     read_session,
     write_session,
 )
+from benchmarks.harness.subject import Subject
 
 FLOATS = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=3)
 RECORDS = st.builds(
@@ -84,7 +85,11 @@ def test_record_survives_json(record: Record) -> None:
 def test_session_survives_the_disk(tmp_path: Path, toy_machine: Machine) -> None:
     """How a fresh process hands over what it measured."""
     path = tmp_path / "deep" / "records.json"
-    found = session(toy_machine, STEP, OTHER)
+    found = dataclasses.replace(
+        session(toy_machine, STEP, OTHER),
+        subject=Subject("/arm/rap/__init__.py", "0123456789ab"),
+        ceilings={"bytes_per_s": 1e12},
+    )
     write_session(path, found)
     assert read_session(path) == found
     assert [f.name for f in path.parent.iterdir()] == ["records.json"]
@@ -128,7 +133,7 @@ def test_absent_baseline_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema=0), "schema 0, this harness reads 1"),
+        (lambda c: c.update(schema=0), "schema 0, this harness reads 2; measure"),
         (lambda c: c.update(kind="session"), "not a baseline"),
         (lambda c: c.update(key="gpu_h200"), "is the baseline of gpu_h200"),
         (lambda c: c.update(suite="fox"), "fox"),
