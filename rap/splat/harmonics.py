@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rap.splat.gaussians import Gaussians
-
 BASE = 0.5 / sqrt(pi)
 """The constant harmonic, so that a base coefficient is `(colour - 0.5) / BASE`."""
 _ONE = sqrt(3 / (4 * pi))
@@ -51,17 +49,3 @@ def basis(directions: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b k
             -_THREE[0] * x * (xx - 3 * yy),
         ]
     return torch.stack(values, dim=-1)
-
-
-def view_colors(
-    gaussians: Gaussians, camera_from_world: Float[Tensor, "v 4 4"]
-) -> Float[Tensor, "#v n 3"]:
-    """Colour of every Gaussian seen from every camera centre, at least 0; shared at degree 0."""
-    if gaussians.sh_degree == 0:
-        return (0.5 + BASE * gaussians.sh[:, 0]).clamp_min(0)[None]
-    rotation, translation = camera_from_world[:, :3, :3], camera_from_world[:, :3, 3:]
-    centres = -(rotation.mT @ translation).mT
-    offsets = gaussians.means - centres
-    directions = torch.nn.functional.normalize(offsets, dim=-1)
-    values = basis(directions, gaussians.sh_degree)
-    return (0.5 + torch.einsum("vnk,nkc->vnc", values, gaussians.sh)).clamp_min(0)

@@ -20,8 +20,10 @@ from torch import Tensor
 from rap import log
 from rap.camera import Camera
 from rap.splat import reference
+from rap.splat.appearance import apply_exposure
+from rap.splat.colors import view_colors
 from rap.splat.gaussians import Gaussians
-from rap.splat.harmonics import view_colors
+from rap.splat.tuning import RenderTuning
 
 Backend = Literal["auto", "gsplat", "reference"]
 _MIN_ALPHA = 1e-10
@@ -51,22 +53,33 @@ def render(
     antialiased: bool | None = None,
     with_depth: bool = False,
     backend: Backend = "auto",
+    codes: Float[Tensor, "v c"] | None = None,
+    exposure: Float[Tensor, "v 3 4"] | None = None,
+    colors: Float[Tensor, "#v n 3"] | None = None,
+    tuning: RenderTuning | None = None,
 ) -> Rendering:
     """Draw all views at once, differentiably; without a background the ground is black.
 
-    `antialiased` none is as in the fit. The caller chooses how many views a call holds: gsplat
-    needs about 60 bytes for each (view, Gaussian). `auto` takes gsplat on CUDA and the plain
-    rasteriser elsewhere. Raises BackendError when `gsplat` is asked for and cannot be used.
+    `antialiased` none is as in the fit. Each view may have an appearance of its own: `codes`
+    recolour the Gaussians, `exposure` changes the finished picture. `colors` that the caller has
+    ready (at least 0) are drawn as they are. The caller chooses how many views a call holds
+    (`memory.views_per_call`). `auto` takes gsplat on CUDA and the plain rasteriser elsewhere.
+    Raises BackendError when `gsplat` is asked for and cannot be used, and ValueError for codes
+    that the Gaussians know nothing of.
     """
     if gaussians.num == 0:
         raise ValueError("there are no Gaussians to render")
     if antialiased is None:
         antialiased = gaussians.antialiased
+    tuning = tuning or RenderTuning()
     camera_from_world = camera_from_world.to(gaussians.means)
-    colors = view_colors(gaussians, camera_from_world)
+    if colors is None:
+        colors = view_colors(gaussians, camera_from_world, codes, tuning.sh_degree)
+    elif codes is not None:
+        raise ValueError("give colors or codes, not both: colors are drawn as they are")
     if _use_gsplat(backend, gaussians.means.device):
         picture, alpha = _draw_gsplat(
-            gaussians, colors, camera, camera_from_world, antialiased, with_depth
+            gaussians, colors, camera, camera_from_world, antialiased, with_depth, tuning
         )
     else:
         picture = reference.rasterize(gaussians, colors, camera, camera_from_world, antialiased)
@@ -74,6 +87,8 @@ def render(
     rgb = picture[..., :3].permute(0, 3, 1, 2)
     if background is not None:
         rgb = rgb + (1 - alpha)[:, None] * background.to(rgb)[:, None, None]
+    if exposure is not None:
+        rgb = apply_exposure(rgb, exposure.to(rgb))
     depth = picture[..., 3] / alpha.clamp(min=_MIN_ALPHA) if with_depth else None
     return Rendering(rgb, alpha, depth)
 
@@ -85,23 +100,28 @@ def _draw_gsplat(
     camera_from_world: Float[Tensor, "v 4 4"],
     antialiased: bool,
     with_depth: bool,
+    tuning: RenderTuning,
 ) -> tuple[Float[Tensor, "v h w c"], Float[Tensor, "v h w"]]:
     """Premultiplied colour, with accumulated depth as a fourth channel if wanted, and alpha."""
     rasterization = importlib.import_module("gsplat.rendering").rasterization
     num_views = len(camera_from_world)
+    # one set of colours for all views is gathered as such, not once per view
+    shared = len(colors) == 1
     picture, alpha, _ = rasterization(
         gaussians.means,
         gaussians.quats,
         gaussians.scales,
         gaussians.opacities,
-        colors.expand(num_views, -1, -1),
+        colors[0] if shared else colors.contiguous(),
         camera_from_world.contiguous(),
         _calibration(camera, gaussians.means.device).expand(num_views, -1, -1).contiguous(),
         camera.width,
         camera.height,
         near_plane=reference.NEAR_M,
+        radius_clip=tuning.radius_clip_px,
         eps2d=reference.BLUR_PX2,
-        packed=False,
+        packed=tuning.packed,
+        tile_size=tuning.tile_size,
         render_mode="RGB+D" if with_depth else "RGB",
         rasterize_mode="antialiased" if antialiased else "classic",
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from rap import geometry
 from rap.camera import Camera
 from rap.splat import harmonics
+from rap.splat.colors import view_colors
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import BackendError, Rendering, gsplat_available, render
 
@@ -162,7 +163,7 @@ def test_harmonics_have_the_signs_and_order_of_3dgs() -> None:
 
 def test_colours_are_never_negative() -> None:
     """The colour is clamped at 0, as gsplat does."""
-    colors = harmonics.view_colors(make_gaussians(200, degree=3), make_poses(3))
+    colors = view_colors(make_gaussians(200, degree=3), make_poses(3))
     assert colors.shape == (3, 200, 3)
     assert colors.min() == 0
 
