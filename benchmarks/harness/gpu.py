@@ -1,7 +1,8 @@
 """What NVML says about the GPU: its model and limits, and whether it was fit while we measured."""
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
@@ -30,6 +31,12 @@ class Sample:
     temperature_c: float | None
     throttle: int
     processes: frozenset[int]
+    energy_j: float | None = None
+    """Since the driver was loaded."""
+    process_bytes: float | None = None
+    """What the driver counts for this process: context and libraries included."""
+    taken_s: float = 0.0
+    """When, on the clock of `time.perf_counter`."""
 
 
 def load_nvml() -> ModuleType | None:
@@ -50,17 +57,17 @@ def listed_processes(nvml: ModuleType) -> frozenset[int]:
     found: set[int] = set()
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        found |= _processes(nvml, handle)
+        found |= set(_processes(nvml, handle))
     return frozenset(found)
 
 
-def _processes(nvml: ModuleType, handle: object) -> frozenset[int]:
-    """Processes on one GPU; none where the container may not list them."""
+def _processes(nvml: ModuleType, handle: object) -> dict[int, float | None]:
+    """Processes on one GPU with the bytes each holds; none where a container may not list them."""
     try:
         listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
-        return frozenset()
-    return frozenset(process.pid for process in listed)
+        return {}
+    return {process.pid: getattr(process, "usedGpuMemory", None) for process in listed}
 
 
 class Gpu:
@@ -74,6 +81,7 @@ class Gpu:
         # CUDA_VISIBLE_DEVICES renumbers torch's devices, not NVML's: only the UUID is the same.
         found = None if uuid is None else self._ask(lambda: nvml.nvmlDeviceGetHandleByUUID(uuid))
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0) if found is None else found
+        self._own: frozenset[int] = frozenset()
         listed = self.sample().processes
         # In a container the list holds pids of the host: then ours is the one that has appeared
         # since `before`, or the only one.
@@ -93,14 +101,20 @@ class Gpu:
         """Clocks, power, temperature, throttle reasons and processes, now."""
         nvml, handle = self._nvml, self._handle
         power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+        energy = self._ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+        processes = _processes(nvml, handle)
+        held = [size for pid, size in processes.items() if pid in self._own and size]
         return Sample(
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             None if power is None else power / 1000,
             self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
             reasons or 0,
-            _processes(nvml, handle),
+            frozenset(processes),
+            None if energy is None else energy / 1000,
+            max(held, default=None),
+            time.perf_counter(),
         )
 
     def foreign(self, sample: Sample) -> frozenset[int]:
@@ -114,11 +128,29 @@ class Gpu:
             return None
 
 
-def facts(samples: list[Sample]) -> dict[str, float]:
-    """The means of what was sampled, under names with units."""
+def facts(samples: Sequence[Sample]) -> dict[str, float]:
+    """The means of what was sampled and the power that the energy says, under names with units."""
     fields = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")
     told = {f: [v for s in samples if (v := getattr(s, f)) is not None] for f in fields}
-    return {field: sum(values) / len(values) for field, values in told.items() if values}
+    found = {field: sum(values) / len(values) for field, values in told.items() if values}
+    held = [sample.process_bytes for sample in samples if sample.process_bytes is not None]
+    if held:
+        found["process_gpu_bytes"] = max(held)
+    first, last = samples[0], samples[-1]
+    span = last.taken_s - first.taken_s
+    if first.energy_j is not None and last.energy_j is not None and span > 0:
+        # Two looks at the power meter are moments; the energy between them is all of it.
+        found["mean_power_w"] = (last.energy_j - first.energy_j) / span
+    return found
+
+
+def held_back(samples: Sequence[Sample]) -> str:
+    """Why the clocks were not at their top, in words; empty where they were or only idle."""
+    bits = 0
+    for sample in samples:
+        bits |= sample.throttle
+    reasons = [name for name in throttle_names(bits) if name != "idle"]
+    return f"GPU clocks were limited by {', '.join(reasons)}" if reasons else ""
 
 
 def throttle_names(bits: int) -> list[str]:
@@ -126,7 +158,7 @@ def throttle_names(bits: int) -> list[str]:
     return [name for bit, name in sorted(REASONS.items()) if bits & bit]
 
 
-def why_invalid(gpu: Gpu, samples: list[Sample]) -> list[str]:
+def why_invalid(gpu: Gpu, samples: Sequence[Sample]) -> list[str]:
     """Reasons why numbers taken between these samples are invalid rather than slow."""
     bits = 0
     foreign: frozenset[int] = frozenset()

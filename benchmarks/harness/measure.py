@@ -158,19 +158,19 @@ class Measure:
         clock = cuda_clock if self.device == "cuda" else host_clock
         slow = faults.slowed(step, self._faults, self.record.id, self.device)
         timing = take(Loop(slow, clock, before_round), BUDGETS[self.device], rounds, rehearsed)
+        notes = list(stage.memory.notes)
         if stage.gpu is not None:
             samples.append(stage.gpu.sample())
-            self.record = replace(
-                self.record,
-                facts=gpu.facts(samples),
-                invalid=tuple(gpu.why_invalid(stage.gpu, samples)),
-            )
-        peaks = stage.memory.read()
+            self._note_gpu(stage.gpu, samples)
+            notes += filter(None, [gpu.held_back(samples)])
+        metrics = {**self.record.metrics, **stage.memory.read()}
         canary = average(canary, stage.canaries.sing())
-        metrics = {**self.record.metrics, **peaks}
-        notes = tuple(stage.memory.notes)
-        self.record = replace(self.record, metrics=metrics, canary=canary, notes=notes)
+        self.record = replace(self.record, metrics=metrics, canary=canary, notes=tuple(notes))
         return timing
+
+    def _note_gpu(self, watched: gpu.Gpu, samples: Sequence[gpu.Sample]) -> None:
+        invalid = tuple(gpu.why_invalid(watched, samples))
+        self.record = replace(self.record, facts=gpu.facts(samples), invalid=invalid)
 
     def _note_times(self, timing: Timing[T], stage: Stage) -> None:
         times = gated_times(timing.rounds, on_gpu=self.record.clock == "gpu")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,15 @@ import pytest
 from benchmarks.harness import faults, memory
 from benchmarks.harness.cache import last_level_cache_bytes
 from benchmarks.harness.canary import Canaries, average
-from benchmarks.harness.gpu import Gpu, facts, listed_processes, throttle_names, why_invalid
+from benchmarks.harness.gpu import (
+    Gpu,
+    Sample,
+    facts,
+    held_back,
+    listed_processes,
+    throttle_names,
+    why_invalid,
+)
 from benchmarks.harness.machine import (
     Machine,
     commit_of,
@@ -36,6 +45,7 @@ def play_nvml(processes: list[int], throttle: int = 0, **missing: bool) -> Any: 
             raise NVMLError(handle)
         return 650_000
 
+    joules = count(step=2_000)  # NVML counts in millijoules
     return SimpleNamespace(
         NVMLError=NVMLError,
         NVML_CLOCK_SM=1,
@@ -50,8 +60,9 @@ def play_nvml(processes: list[int], throttle: int = 0, **missing: bool) -> Any: 
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: throttle,
         nvmlDeviceGetClockInfo=lambda handle, kind: 1980 if kind == 1 else 3201,
         nvmlDeviceGetTemperature=lambda handle, kind: 45,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(joules),
         nvmlDeviceGetComputeRunningProcesses=lambda handle: [
-            SimpleNamespace(pid=pid) for pid in processes
+            SimpleNamespace(pid=pid, usedGpuMemory=pid << 20) for pid in processes
         ],
     )
 
@@ -63,6 +74,31 @@ def test_gpu_tells_its_facts() -> None:
         "sm_clock_mhz": 1980, "memory_clock_mhz": 3201, "power_w": 650, "temperature_c": 45,
     }  # fmt: skip
     assert (gpu.power_limit_w(), gpu.driver()) == (700, "580.1")
+
+
+def test_power_over_a_benchmark_is_its_energy_over_its_time() -> None:
+    """Two looks at the power meter could both fall between two rounds."""
+    before, after = (
+        Sample(None, None, None, None, 0, frozenset(), energy_j=joules, taken_s=seconds)
+        for joules, seconds in ((100.0, 1.0), (400.0, 2.5))
+    )
+    assert facts([before, after]) == {"mean_power_w": 200.0}
+    gpu = Gpu(play_nvml([]), None, frozenset())
+    samples = [gpu.sample(), gpu.sample()]
+    assert samples[1].energy_j == pytest.approx((samples[0].energy_j or 0) + 2)
+
+
+def test_memory_that_the_driver_counts_is_our_process_s() -> None:
+    """A neighbour's is not ours."""
+    gpu = Gpu(play_nvml([71, 90]), None, frozenset({71}))
+    assert facts([gpu.sample()])["process_gpu_bytes"] == 90 << 20
+
+
+def test_limited_clocks_are_noted() -> None:
+    """A power cap is not invalid, but whoever compares wants to know; idling is nothing."""
+    sample = Gpu(play_nvml([], throttle=0x04 | 0x01), None, frozenset()).sample()
+    assert held_back([sample]) == "GPU clocks were limited by power_cap"
+    assert held_back([dataclasses.replace(sample, throttle=0x01)]) == ""
 
 
 def test_what_nvml_does_not_tell_stays_empty() -> None:
