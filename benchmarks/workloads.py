@@ -206,3 +206,11 @@ def accuracy_config(scale: Scale, seed: int) -> Config:
             translation_log_weight=5.5, validation_fraction=0.0, seed=seed,
         ),
     )  # fmt: skip
+
+
+# Light that varies. Training frames: each lamp's power is e^N(0, 0.3), cut at e^±0.45, with a tint
+# of 6 % per channel. Test frames: each lamp e^±U(0.45, 0.9), outside of all that training saw.
+LAMPS_ROOM = replace(CPU_SCALE.room, unseen_lamps=True)
+"""For localisation; the splat's PSNR is scored on `CPU_SCALE.room` too, with lamps drawn alike."""
+LAMPS_SEEDS = (1, 2, 3)
+"""Of the trainings with and without appearance; the splat has the seed of its settings."""

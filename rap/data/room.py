@@ -24,6 +24,10 @@ from rap.scene import DataError, Frame, Points, Scene
 FOCAL_PER_WIDTH = 0.7
 LAMP_POWER = 1.4
 AMBIENT = 0.45
+LAMP_SPREAD = 0.3
+"""Deviation of the natural logarithm of a lamp's power, where lamps vary."""
+SEEN_SPREADS, UNSEEN_SPREADS = 1.5, 3.0
+"""With unseen lamps: training frames stay within the first, test frames lie between the two."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class RoomSpec:
     """Image height in pixels."""
     lamps_vary: bool = True
     """Change power and colour of each lamp from frame to frame."""
+    unseen_lamps: bool = False
+    """Give every lamp of a test frame a power, lower or higher, that no training frame has."""
     num_points: int = 4000
     """Surface points that training frames see (fewer if they see very little of the room)."""
 
@@ -53,6 +59,8 @@ class RoomSpec:
         for name in ("seed", "num_test", "num_points"):
             if getattr(self, name) < 0:
                 raise ValueError(f"RoomSpec.{name} = {getattr(self, name)} must not be negative")
+        if self.unseen_lamps and not self.lamps_vary:
+            raise ValueError("RoomSpec.unseen_lamps needs lamps_vary: still lamps are all alike")
 
 
 def make(spec: RoomSpec = RoomSpec()) -> Scene:
@@ -101,11 +109,24 @@ def _light(spec: RoomSpec, sequence: int, index: int, num_lamps: int) -> Light:
     ambient = AMBIENT
     if spec.lamps_vary:
         rng = generator(spec, "lamps", sequence, index)
-        power *= np.exp(rng.normal(0.0, 0.3, num_lamps)) * np.exp(
-            rng.normal(0.0, 0.06, power.shape)
-        )
+        log_power = rng.normal(0.0, LAMP_SPREAD, num_lamps)
+        tint = rng.normal(0.0, 0.06, power.shape)
         ambient *= float(np.exp(rng.normal(0.0, 0.1)))
+        if spec.unseen_lamps:
+            log_power = _as_seen(log_power) if sequence == 1 else _unseen(num_lamps, rng)
+        power *= np.exp(log_power) * np.exp(tint)
     return Light(torch.from_numpy(power).float(), ambient)
+
+
+def _as_seen(log_power: Float64[np.ndarray, "l"]) -> Float64[np.ndarray, "l"]:
+    limit = SEEN_SPREADS * LAMP_SPREAD
+    return log_power.clip(-limit, limit)
+
+
+def _unseen(num_lamps: int, rng: Generator) -> Float64[np.ndarray, "l"]:
+    """Dimmer or brighter than in any training frame, either with even chance."""
+    away = rng.uniform(SEEN_SPREADS, UNSEEN_SPREADS, num_lamps) * LAMP_SPREAD
+    return rng.choice([-1.0, 1.0], num_lamps) * away
 
 
 def _frame(

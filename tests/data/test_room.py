@@ -12,6 +12,9 @@ from PIL import Image
 from rap.camera import Camera
 from rap.data import load, room, room_layout
 from rap.data.room import RoomSpec, make, write
+from rap.data.room_layout import Solids
+from rap.data.room_render import Light
+from rap.data.room_textures import Atlas
 from rap.geometry import invert, orthonormality_error, rotation_angle_deg, transform
 from rap.scene import DataError, Frame, Points, Scene, centres, poses
 
@@ -264,3 +267,36 @@ def test_room_written_and_read_is_the_same_scene(tmp_path: Path) -> None:
         assert (depth_of(a) - depth_of(b)).abs().max() <= 0.000501
     assert torch.allclose(points_of(read).xyz, points_of(made).xyz, atol=2e-6, rtol=0)
     assert torch.equal(points_of(read).rgb, points_of(made).rgb)
+
+
+def test_unseen_lamps_are_in_no_training_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every lamp of every test frame is dimmer or brighter than in all training frames."""
+    lights: list[torch.Tensor] = []
+    render = room.room_render.render
+
+    def listen(
+        solids: Solids, atlas: Atlas, camera: Camera, pose: np.ndarray, light: Light
+    ) -> tuple[np.ndarray, np.ndarray]:
+        lights.append(light.lamps)
+        return render(solids, atlas, camera, pose, light)
+
+    monkeypatch.setattr(room.room_render, "render", listen)
+    make(RoomSpec(num_train=40, num_test=20, width=16, height=12, unseen_lamps=True))
+    # the tint is a few percent of each channel: the mean over channels is the power
+    power = torch.stack(lights).log().mean(1)
+    train, test = power[:40] - np.log(room.LAMP_POWER), power[40:] - np.log(room.LAMP_POWER)
+    assert train.abs().max() < 0.45 + 0.2
+    assert test.abs().min() > 0.45 - 0.2
+    assert (test.abs().mean(), train.abs().mean()) == pytest.approx((0.675, 0.22), abs=0.1)
+    assert {bool(bright) for bright in (test > 0).flatten()} == {True, False}
+
+
+def test_unseen_lamps_leave_poses_and_points_alone() -> None:
+    """Only light differs; and lamps that are still cannot be unseen."""
+    spec = RoomSpec(num_train=8, num_test=4, width=32, height=24, num_points=50)
+    usual, unseen = make(spec), make(replace(spec, unseen_lamps=True))
+    assert torch.equal(poses(usual.test), poses(unseen.test))
+    assert torch.equal(points_of(usual).xyz, points_of(unseen).xyz)
+    assert not np.array_equal(image_of(usual.test[0]), image_of(unseen.test[0]))
+    with pytest.raises(ValueError, match="unseen_lamps needs lamps_vary"):
+        RoomSpec(lamps_vary=False, unseen_lamps=True)
