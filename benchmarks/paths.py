@@ -103,10 +103,10 @@ def compiler(compiled: bool) -> Iterator[Callable[[], Compilation]]:
         breaks = sum(counters["graph_break"].values())
         return Compilation(counters["stats"]["unique_graphs"], breaks)
 
-    torch._dynamo.reset()
-    counters.clear()
     with warnings.catch_warnings():
-        if compiled:
-            warnings.filterwarnings("ignore", module=r"(torch|triton)\b")
+        # eager code needs it, too: forgetting imports the compiler
+        warnings.filterwarnings("ignore", module=r"(torch|triton)\b")
+        torch._dynamo.reset()
+        counters.clear()
         yield so_far
     torch._dynamo.reset()

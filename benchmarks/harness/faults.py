@@ -114,6 +114,10 @@ def _spin_host(seconds: float) -> None:
         pass
 
 
+_TRIALS = 12
+"""The first compiles; an idle GPU needs some 50 ms of work to reach the clock that it then keeps."""
+
+
 def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
     """Enqueue a kernel that waits for `share` of the step's own GPU span, measured once."""
     import torch
@@ -128,7 +132,7 @@ def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
         return begin.elapsed_time(end)
 
     trial_cycles = 10_000_000
-    for _ in range(2):  # the first one compiles
+    for _ in range(_TRIALS):
         trial_ms = span(lambda: torch.cuda._sleep(trial_cycles))
         step_ms = span(step)
     cycles = int(share * step_ms / trial_ms * trial_cycles)
@@ -136,7 +140,7 @@ def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
 
 
 def ballast(num_bytes: int, device: str) -> object:
-    """Memory that is really taken, every page written, as long as the result is referenced."""
+    """Memory that is really taken, every page written."""
     if device == "cuda":
         import torch
 

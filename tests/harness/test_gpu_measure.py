@@ -45,7 +45,8 @@ def test_both_clocks_are_stored(product: Callable[[], torch.Tensor]) -> None:
     metrics = measured(product).metrics
     assert 0 < metrics["gpu_s"] <= metrics["wall_s"]
     assert metrics["time_s"] == metrics["gpu_s"]
-    assert measured(product, "wall").metrics["time_s"] > metrics["gpu_s"]
+    metrics = measured(product, "wall").metrics
+    assert metrics["time_s"] == metrics["wall_s"] > metrics["gpu_s"]
 
 
 def test_short_kernels_are_batched() -> None:
@@ -59,7 +60,7 @@ def test_short_kernels_are_batched() -> None:
 def test_peak_is_what_the_step_allocates() -> None:
     """64 MiB taken and freed, on top of what was there."""
     held = torch.zeros(32 << 20, dtype=torch.uint8, device="cuda")
-    record = measured(lambda: torch.zeros(64 << 20, dtype=torch.uint8, device="cuda").sum())
+    record = measured(lambda: torch.zeros(16 << 20, device="cuda").sum())
     assert held.numel()
     assert record.metrics["peak_gpu_bytes"] == pytest.approx(64 << 20, abs=1 << 20)
 
@@ -68,7 +69,7 @@ def test_more_memory_can_be_injected() -> None:
     """20 % above the peak."""
     fault = Faults("", (Fault("memory", 20, "*"),))
     record = measured(
-        lambda: torch.zeros(64 << 20, dtype=torch.uint8, device="cuda").sum(), injected=fault
+        lambda: torch.zeros(16 << 20, device="cuda").sum(), injected=fault
     )
     assert record.metrics["peak_gpu_bytes"] == pytest.approx(1.2 * (64 << 20), rel=0.05)
 
