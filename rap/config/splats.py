@@ -75,6 +75,8 @@ class ViewsConfig:
     """Views must lie in the box of the training cameras, widened by this."""
     min_coverage: float = 0.5
     """A view with a lower mean alpha is rejected."""
+    max_brisque: float = 0.0
+    """A view with a higher BRISQUE score (0 clean, 100 bad) is rejected; 0: not scored."""
     max_attempts: int = 10
     """Redraws of a rejected view; then the best attempt is kept and counted."""
     render_batch: int = 32
@@ -82,6 +84,6 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
-        at_least(self, "views", 0, "bounds_margin_m")
+        at_least(self, "views", 0, "bounds_margin_m", "max_brisque")
         in_range(self, "views", 0, 1, "min_coverage")
         at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
