@@ -115,7 +115,7 @@ def _spin_host(seconds: float) -> None:
 
 
 _TRIALS = 12
-"""The first compiles; an idle GPU needs some 50 ms of work to reach the clock that it then keeps."""
+"""The first compiles; an idle GPU needs 50 ms of work to reach the clock that it then keeps."""
 
 
 def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
