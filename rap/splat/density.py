@@ -86,17 +86,34 @@ def grow(
     touched = torch.zeros_like(opacities, dtype=torch.bool)
     touched[source] = True
     _forget(parameters, optimizer, touched)
+    every = torch.arange(num, device=source.device)
+    take(parameters, optimizer, torch.cat([every, source]), num_fresh=num_new)
+    return num_new
+
+
+@torch.no_grad()
+def take(
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    rows: Int64[Tensor, " m"],
+    num_fresh: int = 0,
+) -> None:
+    """Make `rows` of the Gaussians all there is, in this order, repeated ones as copies.
+
+    Their moments go with them; those of the last `num_fresh` rows start from zero.
+    """
     groups = {group["name"]: group for group in optimizer.param_groups}
+    old_rows = len(rows) - num_fresh
     for name, old in list(parameters.items()):
-        new = nn.Parameter(torch.cat([old, old[source]]))
+        new = nn.Parameter(old[rows])
         state = optimizer.state.pop(old, {})
         for key, value in state.items():
             if value.shape == old.shape:
-                state[key] = torch.cat([value, torch.zeros_like(value[source])])
+                state[key] = value[rows]
+                state[key][old_rows:] = 0
         optimizer.state[new] = state
         groups[name]["params"] = [new]
         parameters[name] = new
-    return num_new
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ at +0.5; 0.3 px² are added to the projected covariance, and `antialiased` takes
 adds off the opacity (Yu et al., "Mip-Splatting", CVPR 2024).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -61,14 +61,18 @@ def rasterize(
     camera: Camera,
     camera_from_world: Float[Tensor, "v 4 4"],
     antialiased: bool,
+    probe: Float[Tensor, "v n 2"] | None = None,
 ) -> Float[Tensor, "v {camera.height} {camera.width} 5"]:
     """Accumulated red, green, blue and depth, and alpha, over black; float32 or float64.
 
-    Differentiable in all Gaussians, colours and poses. Cost and memory grow with the covered
+    Differentiable in all Gaussians, colours and poses, and in `probe`, which moves the projected
+    means by pixels. Cost and memory grow with the covered
     pixels, about 100 ns and 100 bytes for each (Gaussian, pixel) pair on one CPU core.
     """
     num_views = len(camera_from_world)
     splats = _project(gaussians, camera, camera_from_world, antialiased)
+    if probe is not None:
+        splats = replace(splats, mean=splats.mean + probe[splats.view, splats.gaussian])
     with torch.no_grad():
         pairs = _list_pairs(splats, camera, num_views)
     colors = colors.expand(num_views, -1, -1)[splats.view, splats.gaussian]

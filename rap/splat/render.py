@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
@@ -57,15 +57,17 @@ def render(
     exposure: Float[Tensor, "v 3 4"] | None = None,
     colors: Float[Tensor, "#v n 3"] | None = None,
     tuning: RenderTuning | None = None,
+    probe: Float[Tensor, "v n 2"] | None = None,
 ) -> Rendering:
     """Draw all views at once, differentiably; without a background the ground is black.
 
     `antialiased` none is as in the fit. Each view may have an appearance of its own: `codes`
     recolour the Gaussians, `exposure` changes the finished picture. `colors` that the caller has
     ready (at least 0) are drawn as they are. The caller chooses how many views a call holds
-    (`memory.views_per_call`). `auto` takes gsplat on CUDA and the plain rasteriser elsewhere.
-    Raises BackendError when `gsplat` is asked for and cannot be used, and ValueError for codes
-    that the Gaussians know nothing of.
+    (`memory.views_per_call`). A `probe` of zeros gets the gradient by the projected means, in
+    pixels, as its `.grad`. `auto` takes gsplat on CUDA and the plain rasteriser elsewhere. Raises
+    BackendError when `gsplat` is asked for and cannot be used, and ValueError for codes that the
+    Gaussians know nothing of.
     """
     if gaussians.num == 0:
         raise ValueError("there are no Gaussians to render")
@@ -79,10 +81,12 @@ def render(
         raise ValueError("give colors or codes, not both: colors are drawn as they are")
     if _use_gsplat(backend, gaussians.means.device):
         picture, alpha = _draw_gsplat(
-            gaussians, colors, camera, camera_from_world, antialiased, with_depth, tuning
+            gaussians, colors, camera, camera_from_world, antialiased, with_depth, tuning, probe
         )
     else:
-        picture = reference.rasterize(gaussians, colors, camera, camera_from_world, antialiased)
+        picture = reference.rasterize(
+            gaussians, colors, camera, camera_from_world, antialiased, probe
+        )
         alpha = picture[..., 4]
     rgb = picture[..., :3].permute(0, 3, 1, 2)
     if background is not None:
@@ -101,13 +105,14 @@ def _draw_gsplat(
     antialiased: bool,
     with_depth: bool,
     tuning: RenderTuning,
+    probe: Float[Tensor, "v n 2"] | None,
 ) -> tuple[Float[Tensor, "v h w c"], Float[Tensor, "v h w"]]:
     """Premultiplied colour, with accumulated depth as a fourth channel if wanted, and alpha."""
     rasterization = importlib.import_module("gsplat.rendering").rasterization
     num_views = len(camera_from_world)
     # one set of colours for all views is gathered as such, not once per view
     shared = len(colors) == 1
-    picture, alpha, _ = rasterization(
+    picture, alpha, details = rasterization(
         gaussians.means,
         gaussians.quats,
         gaussians.scales,
@@ -125,6 +130,8 @@ def _draw_gsplat(
         render_mode="RGB+D" if with_depth else "RGB",
         rasterize_mode="antialiased" if antialiased else "classic",
     )
+    if probe is not None:
+        details["means2d"].register_hook(partial(setattr, probe, "grad"))
     return picture, alpha[..., 0]
 
 
