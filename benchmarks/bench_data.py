@@ -71,7 +71,11 @@ def bench_data_gather(
     index = random_index(1, batch_size, len(photos))[0]
     on_device = index.to(device)
 
-    result = measure(lambda: bank.batch(on_device), items=batch_size, unit="images", clock="gpu")
+    read_and_written = (1 + 4) * photos[index].numel()
+    result = measure(
+        lambda: bank.batch(on_device), items=batch_size, unit="images", clock="gpu",
+        moves_bytes=read_and_written,
+    )  # fmt: skip
 
     result.check(bank.resident, "the bank is not on the device")
     result.check(holds(result.value, photos[index]), "the batch holds other images")

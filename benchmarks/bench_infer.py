@@ -5,7 +5,9 @@ from typing import cast
 
 import pytest
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import paths, workloads
 from benchmarks.harness import Measure, axis, combine
@@ -22,6 +24,13 @@ precision rounds both.
 """
 ROUNDING_M = 1e-4
 """A half precision that differs by less is none."""
+
+
+def flop_of(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> int:
+    """What convolutions and matrix products compute in a forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    return counter.get_total_flops()
 
 
 def by_default(batch_size: int, precision: str, compiled: bool) -> bool:
@@ -48,12 +57,13 @@ def bench_infer(
     regressor = workloads.responsive_regressor(scale.model, photos[:32] / 255, centres(scene.train))
     chosen = torch.arange(batch_size, device=device) % len(photos)
     images = photos[chosen]
+    flop = flop_of(regressor, images[:1] / 255) * batch_size
     with paths.compiler(compiled) as compilation:
         network = cast(nn.Module, torch.compile(regressor)) if compiled else regressor
         trunk = [] if compiled else paths.first_arithmetic(regressor.trunk)
         result = measure(
             lambda: predict(network, images, device, batch_size, precision),
-            items=batch_size, unit="images",
+            items=batch_size, unit="images", flop=flop,
         )  # fmt: skip
         expected = paths.ONE_GRAPH if compiled else paths.NOT_COMPILED
         result.check(compilation() == expected, f"{compilation()} instead of {expected}")

@@ -90,6 +90,8 @@ class Measure:
         rounds: int | None = None,
         before_round: Callable[[], object] | None = None,
         counters: Mapping[str, int] | None = None,
+        moves_bytes: float | None = None,
+        flop: float | None = None,
     ) -> Result[T]:
         """Measure `step`.
 
@@ -97,11 +99,15 @@ class Measure:
         for kernels) or `wall` (end to end); on a CPU both are wall time. `rounds` fixes their
         number: two calls are then the only warm-up, and with 1 the first is the measurement.
         `before_round` runs outside the span; it and a cold cache rule out batching of short work.
+        `moves_bytes` and `flop` are the least that a call must move and compute: the report shows
+        their rates as shares of what this machine reaches.
         """
         if self.called:
             raise RuntimeError(f"{self.record.id}: measure() was called twice; make two benchmarks")
         self.called = True
-        self.record = replace(self.record, counters=dict(counters or {}))
+        declared = {"bytes": moves_bytes, "flop": flop}
+        work = {name: float(amount) for name, amount in declared.items() if amount is not None}
+        self.record = replace(self.record, counters=dict(counters or {}), work=work)
         if self._stage is None:
             if before_round is not None:
                 before_round()
@@ -185,6 +191,8 @@ class Measure:
         }
         if self.device == "cuda":
             metrics["gpu_s"] = log_median(gated_times(timing.rounds, on_gpu=True))
+        if "mean_power_w" in self.record.facts:
+            metrics["energy_j"] = self.record.facts["mean_power_w"] * metrics["wall_s"]
         metrics = {**self.record.metrics, **metrics}
         self.record = replace(
             self.record, metrics=metrics, warm_up=timing.warm_up, rounds=len(times)

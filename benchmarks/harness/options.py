@@ -32,6 +32,8 @@ class Wanted:
     device: str
     baseline_dir: Path | None
     records_file: Path | None
+    order: int | None = None
+    """Seed of the benchmarks' order; None: the order of their files."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -54,6 +56,10 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--baseline-dir", metavar="DIR", type=Path, default=None,
         help="folder of baselines; default: benchmarks/baselines, else .benchmarks/rap",
+    )  # fmt: skip
+    group.addoption(
+        "--benchmark-order", metavar="SEED", type=int, default=None,
+        help="run the benchmarks in the random order of this seed; default: as in their files",
     )  # fmt: skip
 
 
@@ -92,6 +98,7 @@ def read_options(config: pytest.Config) -> Wanted:
         device=option.device,
         baseline_dir=option.baseline_dir,
         records_file=Path(records_file) if records_file else None,
+        order=option.benchmark_order,
     )
 
 

@@ -72,6 +72,8 @@ class Session:
     """The package that was measured, if any was imported: where it lies and what is in it."""
     ceilings: Mapping[str, float] = field(default_factory=dict)
     """What this machine reached in this session: `bytes_per_s` copied, `flop_per_s` multiplied."""
+    order: int | None = None
+    """The seed that shuffled the benchmarks; None: in the order of their files."""
 
     def by_id(self) -> Mapping[str, Record]:
         """The records under their ids."""
@@ -99,7 +101,14 @@ def read_session(path: Path) -> Session:
         str(content.get("faults", "")),
         _read_subject(content.get("subject"), path),
         dict(ceilings) if isinstance(ceilings, dict) else {},
+        _read_order(content.get("order"), path),
     )
+
+
+def _read_order(content: object, path: Path) -> int | None:
+    if content is None or (isinstance(content, int) and not isinstance(content, bool)):
+        return content
+    raise RecordError(f"{path}: order: {content!r} is no seed")
 
 
 def _read_subject(content: object, path: Path) -> Subject | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.ceiling import shares
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Finding, Status
@@ -15,10 +16,12 @@ HEADER = ("benchmark", "baseline", "now", "ratio", "verdict")
 UNITS = (
     ("_per_s", 1.0, "/s"),
     ("_bytes", 2.0**-20, "MiB"),
+    ("_j", 1.0, "J"),
     ("_db", 1.0, "dB"),
     ("_deg", 1.0, "deg"),
     ("_m", 1.0, "m"),
 )
+CEILINGS = {"bytes": "the copy bandwidth", "flop": "the matrix rate"}
 TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
@@ -53,6 +56,7 @@ def lines(judgement: Judgement) -> Iterator[Line]:
     yield Line("")
     yield from table(rows(judgement))
     yield from _footnotes(judgement.run.records)
+    yield from _ceilings(judgement.run)
     yield Line("")
     yield from explain(judgement)
 
@@ -173,6 +177,20 @@ def _footnotes(records: Sequence[Record]) -> Iterator[Line]:
         )
     for note in sorted({note for record in records for note in record.notes}):
         yield Line(f"  {note}")
+
+
+def _ceilings(run: Session) -> Iterator[Line]:
+    """How far each benchmark that declares its work is from what this machine reaches."""
+    if not run.ceilings:
+        return
+    copied, multiplied = (run.ceilings[rate] for rate in ("bytes_per_s", "flop_per_s"))
+    reached = f"{copied / 1e9:.4g} GB/s copied, {multiplied / 1e12:.3g} TFLOP/s multiplied"
+    yield Line(f"  ceilings of this machine, measured just now: {reached}")
+    for record in run.records:
+        found = shares(record, run.ceilings)
+        if found:
+            told = ", ".join(f"{share:.1%} of {CEILINGS[name]}" for name, share in found.items())
+            yield Line(f"    {record.id}: {told}")
 
 
 def explain(judgement: Judgement) -> Iterator[Line]:

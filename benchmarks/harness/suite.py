@@ -1,6 +1,7 @@
 """The state of one pytest session: what was asked, which benchmarks ran, what they measured."""
 
 import dataclasses
+import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.harness.baseline import Baseline, locate, read_baseline
 from benchmarks.harness.canary import Canaries
+from benchmarks.harness.ceiling import measure_ceilings
 from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.machine import Machine, commit_of, slug, this_machine
@@ -90,7 +92,7 @@ class Suite:
                     kept.append(item)
         for item in kept:
             self._skip(item)
-        return kept
+        return kept if self.wanted.order is None else shuffled(kept, self.wanted.order)
 
     def _skip(self, item: pytest.Item) -> None:
         ours = is_benchmark(item)
@@ -154,9 +156,10 @@ class Suite:
         if self.timing is None:
             raise RuntimeError("nothing is timed in this session")
         records = tuple(self._records[node] for node in self._ids if node in self._records)
+        works = any(record.work for record in records)
         return Session(
             self.timing.machine, self.name, self.timing.commit, records, self.faults.text,
-            measured_subject(),
+            measured_subject(), measure_ceilings(self.device) if works else {}, self.wanted.order,
         )  # fmt: skip
 
     def expected(self, config: pytest.Config) -> Collection[str]:
@@ -179,6 +182,16 @@ class Suite:
 
     def _file(self, record: Record) -> Path:
         return (self.root / record.node.partition("::")[0]).resolve()
+
+
+def shuffled(items: Sequence[pytest.Item], seed: int) -> list[pytest.Item]:
+    """The benchmarks in an order of this seed, whatever order they were found in; then the rest.
+
+    Whoever comes first pays for what all share: in a random order that is nobody's slowness.
+    """
+    ours = sorted(filter(is_benchmark, items), key=lambda item: item.nodeid)
+    random.Random(seed).shuffle(ours)
+    return [*ours, *(item for item in items if not is_benchmark(item))]
 
 
 def is_benchmark(item: pytest.Item) -> bool:

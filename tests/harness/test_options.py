@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.options import RECORDS_FILE, Wanted, read_options, refuse_shape_checks
+from benchmarks.harness.suite import shuffled
 
 DEFAULTS: dict[str, object] = {
     "benchmark_compare": [], "benchmark_json": None, "benchmark_save": None,
@@ -14,7 +15,12 @@ DEFAULTS: dict[str, object] = {
     "benchmark_disable": False, "benchmark_skip": False, "benchmark_record": False,
     "benchmark_compare_fail": None, "collectonly": False, "full": False, "scene": "room",
     "device": "auto", "baseline_dir": None, "dist": "no",
+    "benchmark_order": None,
 }  # fmt: skip
+
+
+OURS = ("benchmark_record", "benchmark_order")
+"""Options that are there without pytest-benchmark, too."""
 
 
 @pytest.fixture(autouse=True)
@@ -130,12 +136,28 @@ def test_xdist_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timing_without_pytest_benchmark_is_refused() -> None:
     """`-p no:benchmark` keeps the untimed run working."""
     given = config(benchmark_record=True)
-    for name in [n for n in DEFAULTS if n.startswith("benchmark_") and n != "benchmark_record"]:
+    for name in [n for n in DEFAULTS if n.startswith("benchmark_") and n not in OURS]:
         delattr(given.option, name)
     with pytest.raises(pytest.UsageError, match="needs pytest-benchmark"):
         read_options(given)
     given.option.benchmark_record = False
     assert not read_options(given).timed
+
+
+def test_order_is_of_its_seed_alone() -> None:
+    """However the benchmarks were found; tests that are none come last, as they were."""
+
+    def items(names: str) -> list[Any]:
+        benchmarks = [SimpleNamespace(nodeid=name, fixturenames=["measure"]) for name in names]
+        return [SimpleNamespace(nodeid="test", fixturenames=[]), *benchmarks]
+
+    def order(names: str, seed: int) -> str:
+        return "".join(item.nodeid for item in shuffled(items(names), seed))
+
+    assert order("abcdef", 1) == order("fedcba", 1) != order("abcdef", 2)
+    assert sorted(order("abcdef", 1)[:6]) == list("abcdef")
+    assert order("abcdef", 1).endswith("test")
+    assert read(benchmark_order=5).order == 5
 
 
 def test_shape_checks_are_seen() -> None:

@@ -1,6 +1,7 @@
 """What people read: a red line says what, how much, how sure, which commit, how to repeat it."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,18 @@ POLICY = Policy(
 STEP = Record("step", "benchmarks/bench_toy.py::bench_step[8]",
               metrics={"time_s": 0.1, "error_m": 0.05})  # fmt: skip
 
+NO_CEILINGS: Mapping[str, float] = {}
 
-def text(machine: Machine, now: Record, before: Record | None = STEP, faults: str = "") -> str:
+
+def text(
+    machine: Machine,
+    now: Record,
+    before: Record | None = STEP,
+    faults: str = "",
+    ceilings: Mapping[str, float] = NO_CEILINGS,
+) -> str:
     """The report of a run of one benchmark that repeats itself."""
-    run = Session(machine, "room", "def456", (now,), faults)
+    run = Session(machine, "room", "def456", (now,), faults, ceilings=ceilings)
     older = dataclasses.replace(machine, versions={"python": "3.10"})
     stored = None
     if before is not None:
@@ -56,6 +65,15 @@ def test_table_has_a_row_for_time_and_one_for_accuracy(toy_machine: Machine) -> 
     assert ["benchmark", "baseline", "now", "ratio", "verdict"] in rows
     assert ["step", "100", "ms", "100", "ms", "1.00", "ok"] in rows
     assert ["step", "error_m", "0.05", "m", "0.05", "m", "1.00", "ok"] in rows
+
+
+def test_distance_to_the_ceiling_is_shown(toy_machine: Machine) -> None:
+    """For what declares its work, beside what this machine reached in the same session."""
+    busy = dataclasses.replace(STEP, work={"bytes": 4e7})
+    assert "copied" not in text(toy_machine, busy)
+    found = text(toy_machine, busy, ceilings={"bytes_per_s": 1e9, "flop_per_s": 2e12})
+    assert "1 GB/s copied, 2 TFLOP/s multiplied" in found
+    assert "step: 40.0% of the copy bandwidth" in found
 
 
 def test_slower_but_not_proven_comes_with_a_command(toy_machine: Machine) -> None:
