@@ -27,6 +27,7 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "ema_decay": BELOW_ONE,
     "validation_fraction": BELOW_ONE,
     "ssim_weight": UNIT,
+    "appearance_dropout": UNIT,
     "refine_start": UNIT,
     "refine_stop": UNIT,
     "min_coverage": UNIT,

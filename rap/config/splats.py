@@ -39,6 +39,14 @@ class FitConfig:
     """Weight of the mean opacity (MCMC needs it to free Gaussians)."""
     scale_reg: float = 0.01
     """Weight of the mean scale."""
+    appearance_dim: int = 0
+    """Numbers in each photograph's appearance code, which says how it is lit; 0: all alike."""
+    appearance_lr: float = 1e-3
+    """Learning rate of the appearance's head and exposures; codes and features get 10x."""
+    appearance_reg: float = 1e-2
+    """Weight of the squares of codes, head and exposures: holds photographs near the mean light."""
+    appearance_dropout: float = 0.1
+    """Share of the renderings in which a photograph is shown in the mean appearance."""
     noise_lr: float = 5e5
     """Strength of MCMC's exploration noise."""
     refine_every: int = 100
@@ -54,9 +62,10 @@ class FitConfig:
         at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
         at_least(self, "fit", 1, "initial_points", "refine_every")
         at_least(self, "fit", 16, "height")
-        at_least(self, "fit", 0, "seed")
+        at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")
         in_range(self, "fit", 0, 3, "sh_degree")
         in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")
+        in_range(self, "fit", 0, 1, "appearance_dropout")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ densification of `density.py`.
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from rap import geometry, log
 from rap.camera import Camera
@@ -22,6 +22,7 @@ from rap.splat.initial import (
     initial_parameters,
     scene_extent_m,
 )
+from rap.splat.light import Light, initial_light, shown
 from rap.splat.objective import objective
 from rap.splat.render import render
 
@@ -46,9 +47,10 @@ def fit(
     """
     check(images, poses, camera, points)
     generator = torch.Generator(device).manual_seed(config.seed)
-    parameters = initial_parameters(points, config, generator)
     extent_m = scene_extent_m(poses)
-    optimizer = adam(parameters, config)
+    parameters = initial_parameters(points, extent_m, config, generator)
+    lit = initial_light(len(images), config, generator)
+    optimizer = adam(parameters, lit, config)
     images = images.to(device)
     camera_from_world = geometry.invert(poses.double()).float().to(device)
     order = _image_order(len(images), config).to(device)
@@ -57,11 +59,12 @@ def fit(
             done = iteration / config.iterations
             means_lr = config.means_lr * extent_m * _FINAL_MEANS_LR**done
             optimizer.param_groups[0]["lr"] = means_lr
-            gaussians = assemble(parameters, int(done * _SH_STAGES), config)
+            gaussians = assemble(parameters, lit, int(done * _SH_STAGES), config)
             chosen = order[iteration]
             photos = images.index_select(0, chosen).float() / 255
             viewpoints = camera_from_world.index_select(0, chosen)
-            rgb = render(gaussians, camera, viewpoints).rgb
+            how = shown(gaussians.appearance, chosen, config.appearance_dropout, generator)
+            rgb = render(gaussians, camera, viewpoints, codes=how.codes, exposure=how.exposure).rgb
             loss = objective(gaussians, rgb, photos, config)
             loss.backward()
             optimizer.step()
@@ -71,7 +74,7 @@ def fit(
             tick()
             if iteration % _REPORT_EVERY == 0:
                 _report(tick, iteration, loss, quality.psnr(rgb, photos), gaussians.num)
-    return _finished(parameters, config)
+    return _finished(parameters, lit, config)
 
 
 def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]:
@@ -112,13 +115,12 @@ def _report(
     tick(0, loss=value, psnr=psnr.mean().item(), gaussians=f"{num_gaussians:,}")
 
 
-def _finished(parameters: density.Parameters, config: FitConfig) -> Gaussians:
-    for name, parameter in parameters.items():
+def _finished(parameters: density.Parameters, lit: Light, config: FitConfig) -> Gaussians:
+    for name, parameter in (parameters | lit).items():
         if not parameter.isfinite().all():
             raise FitError(f"the fit diverged: {name} are not finite; lower the learning rates")
-    with torch.no_grad():
-        fitted = assemble(parameters, config.sh_degree, config)
-    return Gaussians(
-        fitted.means.detach(), fitted.quats.detach(), fitted.log_scales.detach(),
-        fitted.opacity_logits.detach(), fitted.sh.detach(), antialiased=fitted.antialiased,
-    )  # fmt: skip
+    return assemble(_fixed(parameters), _fixed(lit), config.sh_degree, config)
+
+
+def _fixed(learnt: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {n: nn.Parameter(p.detach(), requires_grad=False) for n, p in learnt.items()}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from rap.camera import Camera
 from rap.config import FitConfig
 from rap.scene import Points
-from rap.splat import density, harmonics
+from rap.splat import density, harmonics, light
 from rap.splat.gaussians import Gaussians
 
 _NEIGHBOURS = 3
@@ -55,7 +55,7 @@ def scene_extent_m(poses: Float[Tensor, "n 4 4"]) -> float:
 
 
 def initial_parameters(
-    points: Points, config: FitConfig, generator: torch.Generator
+    points: Points, extent_m: float, config: FitConfig, generator: torch.Generator
 ) -> density.Parameters:
     """Round, half transparent Gaussians of the points' colours."""
     device = generator.device
@@ -74,10 +74,12 @@ def initial_parameters(
         "sh_base": ((rgb - 0.5) / harmonics.BASE)[:, None],
         "sh_rest": torch.zeros(num, num_rest, 3, device=device),
     }
+    if config.appearance_dim:
+        values["features"] = light.initial_features(means, extent_m, generator)
     return {name: nn.Parameter(value) for name, value in values.items()}
 
 
-def adam(parameters: density.Parameters, config: FitConfig) -> torch.optim.Adam:
+def adam(parameters: density.Parameters, lit: light.Light, config: FitConfig) -> torch.optim.Adam:
     """One group per parameter, the means first; their learning rate is set at every step."""
     rates = {
         "means": config.means_lr,
@@ -86,13 +88,18 @@ def adam(parameters: density.Parameters, config: FitConfig) -> torch.optim.Adam:
         "opacity_logits": config.opacities_lr,
         "sh_base": config.sh_lr,
         "sh_rest": config.sh_lr * _REST_LR,
-    }
-    groups = [{"name": n, "params": [parameters[n]], "lr": lr} for n, lr in rates.items()]
+    } | light.learning_rates(config)
+    groups = [
+        {"name": name, "params": [parameter], "lr": rates[name]}
+        for name, parameter in (parameters | lit).items()
+    ]
     return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
 
-def assemble(parameters: density.Parameters, sh_degree: int, config: FitConfig) -> Gaussians:
-    """The Gaussians with harmonics up to a degree."""
+def assemble(
+    parameters: density.Parameters, lit: light.Light, sh_degree: int, config: FitConfig
+) -> Gaussians:
+    """The Gaussians with harmonics up to a degree, and with their appearance if it is fitted."""
     rest = parameters["sh_rest"][:, : (sh_degree + 1) ** 2 - 1]
     return Gaussians(
         means=parameters["means"],
@@ -101,6 +108,7 @@ def assemble(parameters: density.Parameters, sh_degree: int, config: FitConfig) 
         opacity_logits=parameters["opacity_logits"],
         sh=torch.cat([parameters["sh_base"], rest], dim=1),
         antialiased=config.antialiased,
+        appearance=light.appearance_of(lit, parameters["features"]) if lit else None,
     )
 
 

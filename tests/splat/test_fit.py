@@ -160,3 +160,26 @@ def test_contact_sheet_shows_pairs(tmp_path: Path) -> None:
     pictures_per_line = (is_photo | is_render).sum(1) // 12
     assert set(pictures_per_line[pictures_per_line > 0]) == {6, 2}
     assert is_photo.argmax(1).max() < is_render.any(0).argmax()
+
+
+def test_appearance_is_fitted_only_when_asked_for(small_room: Scene) -> None:
+    """Codes and exposures of mean zero change, features go with every Gaussian, seeds decide."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    lit = replace(CONFIG, iterations=12, refine_every=3, appearance_dim=4)
+    a, b, plain = (
+        fit(images, poses, small_room.camera, points_of(small_room), config, CPU)
+        for config in (lit, lit, replace(lit, appearance_dim=0))
+    )
+    assert plain.appearance is None
+    assert a.appearance is not None
+    assert b.appearance is not None
+    for one, other in zip(vars(a.appearance).values(), vars(b.appearance).values(), strict=True):
+        assert torch.equal(one, other)
+        assert not one.requires_grad
+    light = a.appearance
+    assert len(light.features) == a.num > len(points_of(small_room).xyz)
+    assert (light.codes.shape, light.exposure.shape) == ((8, 4), (8, 3, 4))
+    torch.testing.assert_close(light.codes.mean(0), torch.zeros(4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(light.exposure.mean(0), torch.eye(3, 4), atol=1e-6, rtol=0)
+    assert light.output.abs().max() > 0
+    assert (light.exposure - torch.eye(3, 4)).abs().max() > 0
