@@ -22,7 +22,7 @@ from rap.splat.initial import (
     initial_parameters,
     scene_extent_m,
 )
-from rap.splat.light import Light, initial_light, shown
+from rap.splat.light import Light, initial_light, penalty, shown
 from rap.splat.objective import objective
 from rap.splat.render import render
 
@@ -66,6 +66,8 @@ def fit(
             how = shown(gaussians.appearance, chosen, config.appearance_dropout, generator)
             rgb = render(gaussians, camera, viewpoints, codes=how.codes, exposure=how.exposure).rgb
             loss = objective(gaussians, rgb, photos, config)
+            if gaussians.appearance is not None:
+                loss = loss + config.appearance_reg * penalty(gaussians.appearance)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
