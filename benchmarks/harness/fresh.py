@@ -30,16 +30,25 @@ class Fresh:
 
     def measure(self, machine: Machine, suite: str, records: Sequence[Record]) -> Session:
         """Measure these benchmarks once more; one that gives no record comes back as errored."""
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-            output = Path(folder) / "records.json"
-            quiet = ["-q", "-p", "no:cacheprovider"]
-            problem = self._run([*self.command([r.node for r in records]), *quiet], output)
-            measured = read_session(output) if output.exists() else None
+        command = self.command([record.node for record in records])
+        measured, problem = self._session(command)
         if measured is None:
             measured = Session(machine, suite, "unknown")
         missing = [record for record in records if record.id not in measured.by_id()]
         lost = [Record(r.id, r.node, "errored", f"no record: {problem}") for r in missing]
         return replace(measured, suite=suite, records=(*measured.records, *lost))
+
+    def count(self, records: Sequence[Record]) -> tuple[dict[str, Record], str]:
+        """The records of a counting process, by id, and how it ended if it gave none."""
+        command = [*self.command([record.node for record in records]), "--benchmark-count"]
+        counted, problem = self._session(command)
+        return ({} if counted is None else dict(counted.by_id())), problem
+
+    def _session(self, command: Sequence[str]) -> tuple[Session | None, str]:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            output = Path(folder) / "records.json"
+            problem = self._run([*command, "-q", "-p", "no:cacheprovider"], output)
+            return (read_session(output) if output.exists() else None), problem
 
     def _run(self, command: list[str], output: Path) -> str:
         environment = {**os.environ, RECORDS_FILE: str(output)}

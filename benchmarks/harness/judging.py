@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.harness.baseline import added, is_local, renewed, write_baseline
 from benchmarks.harness.fresh import Fresh
-from benchmarks.harness.record import Session
+from benchmarks.harness.record import Record, Session
 from benchmarks.harness.report import Judgement
 from benchmarks.harness.rules import CONFIRMATIONS, RERUNS
 from benchmarks.harness.suite import Suite, TimedRun
@@ -23,6 +23,8 @@ def judge_run(
 
     `failed`: pytest saw a failure, of a benchmark or any other test; then nothing is stored.
     """
+    if run.machine.device == "cuda" and not run.faults:
+        run = with_counts(run, Fresh(suite.root, suite.arguments))
     if suite.wanted.judged:
         verdict = _judge_with_reruns(config, suite, timing, run)
     else:  # only to be recorded: it must be right, valid and listed, but may be slower
@@ -33,6 +35,30 @@ def judge_run(
     if verdict.code is not Code.PASS or run.faults or failed:
         return judgement
     return replace(judgement, recorded=_store(config, suite, timing, run))
+
+
+def with_counts(run: Session, fresh: Fresh) -> Session:
+    """A GPU run with the CUDA calls that a process of its own has counted.
+
+    What was not counted says why; where the baseline has a count, that is red.
+    """
+    wanted = [record for record in run.records if record.outcome == "passed"]
+    if not wanted:
+        return run
+    counted, problem = fresh.count(wanted)
+    records = tuple(_counted(r, counted.get(r.id), problem) for r in run.records)
+    return replace(run, records=records)
+
+
+def _counted(record: Record, counted: Record | None, problem: str) -> Record:
+    if record.outcome != "passed" or (counted is not None and counted.outcome == "skipped"):
+        return record
+    if counted is None or counted.outcome != "passed":
+        reason = problem.splitlines()[0] if counted is None else counted.reason
+        note = f"CUDA calls of {record.id} were not counted: {reason}"
+        return replace(record, notes=(*record.notes, note))
+    counters = {**record.counters, **counted.counters}
+    return replace(record, counters=counters, notes=(*record.notes, *counted.notes))
 
 
 def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> tuple[str, ...]:

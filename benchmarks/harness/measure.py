@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+import pytest
+
 from benchmarks.harness import faults, gpu
 from benchmarks.harness.cache import Flush
 from benchmarks.harness.canary import Canaries, average
 from benchmarks.harness.clock import BUDGETS, Loop, Round, Timing, cuda_clock, host_clock, take
+from benchmarks.harness.counting import CallCounter, compiled_graphs, graphs_since
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import CacheState, ClockName, Record
 from benchmarks.harness.statistics import log_median, median, median_half_width, quantile
@@ -31,6 +34,8 @@ class Stage:
     memory: MemoryWatch
     replay: Callable[[Sequence[float]], None]
     """Hands the gated times to pytest-benchmark."""
+    counter: CallCounter | None = None
+    """Given: the process counts CUDA calls and takes no times."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,13 @@ class Measure:
         declared = {"bytes": moves_bytes, "flop": flop}
         work = {name: float(amount) for name, amount in declared.items() if amount is not None}
         self.record = replace(self.record, counters=dict(counters or {}), work=work)
+        compiled = compiled_graphs()
         if self._stage is None:
             if before_round is not None:
                 before_round()
             first = last = step()
+        elif self._stage.counter is not None:
+            first, last = self._count(step, rounds, before_round, self._stage.counter)
         else:
             on_gpu = clock == "gpu" and self.device == "cuda"
             self.record = replace(self.record, clock="gpu" if on_gpu else "wall", cache=cache)
@@ -120,9 +128,36 @@ class Measure:
             if items is not None:
                 self.metric(f"{unit}_per_s", items / self.record.metrics["time_s"])
             first, last = timing.first, timing.last
+        for name, count in graphs_since(compiled).items():
+            self.counter(name, count)
         if self._faults.active("answer", self.record.id):
             first, last = faults.corrupted(first), faults.corrupted(last)
         return Result(last, first, self)
+
+    def _count(
+        self,
+        step: Callable[[], T],
+        rounds: int | None,
+        before_round: Callable[[], object] | None,
+        counter: CallCounter,
+    ) -> tuple[T, T]:
+        """Two calls as in a timed run, then two that are counted; the faults are not counted."""
+        if rounds == 1:
+            pytest.skip("one call of many seconds: not counted")
+        prepare = before_round or (lambda: None)
+        values: list[T] = []
+
+        def prepared() -> None:
+            prepare()
+            values.append(step())
+
+        prepared()
+        prepared()
+        counts, notes = counter.count(prepared)
+        self.record = replace(self.record, notes=tuple(notes))
+        for name, count in counts.items():
+            self.counter(name, count)
+        return values[0], values[-1]
 
     def metric(self, name: str, value: float) -> None:
         """Record a number; the name ends in its unit. Gated if the policy lists it."""
@@ -132,7 +167,8 @@ class Measure:
         """Record an accuracy over seeds: the median, and the interval its repetition falls into."""
         self.metric(name, median(values))
         intervals = {**self.record.intervals, name: median_half_width(values)}
-        self.record = replace(self.record, intervals=intervals)
+        samples = {**self.record.samples, name: tuple(map(float, values))}
+        self.record = replace(self.record, intervals=intervals, samples=samples)
 
     def counter(self, name: str, count: int) -> None:
         """Record an exact count; any change of it is red."""

@@ -32,6 +32,8 @@ class Wanted:
     device: str
     baseline_dir: Path | None
     records_file: Path | None
+    count: bool = False
+    """Count CUDA calls instead of taking times."""
     order: int | None = None
     """Seed of the benchmarks' order; None: the order of their files."""
 
@@ -58,6 +60,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="folder of baselines; default: benchmarks/baselines, else .benchmarks/rap",
     )  # fmt: skip
     group.addoption(
+        "--benchmark-count", action="store_true",
+        help="count launches, synchronisations and copies of each benchmark instead of timing it; "
+        "every judged run on a GPU does so in a process of its own",
+    )  # fmt: skip
+    group.addoption(
         "--benchmark-order", metavar="SEED", type=int, default=None,
         help="run the benchmarks in the random order of this seed; default: as in their files",
     )  # fmt: skip
@@ -76,7 +83,8 @@ def read_options(config: pytest.Config) -> Wanted:
     records_file = os.environ.get(RECORDS_FILE)
     only = bool(getattr(option, "benchmark_only", False))
     enable = bool(getattr(option, "benchmark_enable", False))
-    asked = bool(compare or saved or option.benchmark_record or only or records_file)
+    count = option.benchmark_count
+    asked = bool(compare or saved or option.benchmark_record or only or count or records_file)
     asked = asked and not option.collectonly
     disabled = bool(getattr(option, "benchmark_disable", False)) and not enable
     _refuse_contradictions(option, compare, asked=asked, disabled=disabled)
@@ -98,6 +106,7 @@ def read_options(config: pytest.Config) -> Wanted:
         device=option.device,
         baseline_dir=option.baseline_dir,
         records_file=Path(records_file) if records_file else None,
+        count=timed and count,
         order=option.benchmark_order,
     )
 
@@ -127,6 +136,11 @@ def _refuse_contradictions(
         )
     if getattr(option, "dist", "no") != "no" or "PYTEST_XDIST_WORKER" in os.environ:
         raise pytest.UsageError("benchmarks cannot be timed in parallel: drop xdist's -n, or -n 0")
+    if option.benchmark_count and (compare or option.benchmark_record):
+        raise pytest.UsageError(
+            "--benchmark-count takes no times, so there is nothing to compare or to record: a "
+            "judged run counts by itself; drop one of them"
+        )
     if compare is True and getattr(option, "benchmark_compare_fail", None):
         raise pytest.UsageError(
             "--benchmark-compare-fail needs the number of a saved run (--benchmark-compare=0001); "

@@ -10,6 +10,7 @@ from collections.abc import Generator
 import pytest
 
 from benchmarks.harness import faults, machine, options, report
+from benchmarks.harness.counting import CountingError
 from benchmarks.harness.judging import judge_run, report_to_junit
 from benchmarks.harness.measure import Measure
 from benchmarks.harness.policy import PolicyError
@@ -52,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 f"{error}\nThe baseline cannot be used: delete it, and record a new one with "
                 "pytest benchmarks --benchmark-record"
             ) from error
-        except PolicyError as error:
+        except (PolicyError, CountingError) as error:
             raise pytest.UsageError(str(error)) from error
 
 
@@ -158,6 +159,11 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Our table and the verdict, after pytest-benchmark's table."""
+    suite = config.stash[SUITE]
+    if suite.timing is not None and suite.wanted.count:
+        terminalreporter.section("CUDA calls")
+        for text in report.counts(suite.session().records):
+            terminalreporter.write_line(text)
     judgement = config.stash.get(JUDGEMENT, None)
     if judgement is None:
         return

@@ -61,6 +61,14 @@ def lines(judgement: Judgement) -> Iterator[Line]:
     yield from explain(judgement)
 
 
+def counts(records: Sequence[Record]) -> Iterator[str]:
+    """One line per counted benchmark."""
+    for record in records:
+        told = ", ".join(f"{count:,} {name}" for name, count in sorted(record.counters.items()))
+        if told:
+            yield f"  {record.id}: {told}"
+
+
 def describe_baseline(judgement: Judgement) -> str:
     """Where the baseline lies, or that there is none yet."""
     if judgement.baseline is None:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.harness.baseline import Baseline, locate, read_baseline
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.ceiling import measure_ceilings
+from benchmarks.harness.counting import CallCounter, CountingError, cuda_counter
 from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.machine import Machine, commit_of, slug, this_machine
@@ -37,6 +38,9 @@ class TimedRun:
         self.path = locate(root, self.machine.key, suite, wanted.baseline_dir)
         self.baseline: Baseline | None = read_baseline(self.path, self.machine.key, suite)
         self.commit = commit_of(root)
+        if wanted.count and device != "cuda":
+            raise CountingError("--benchmark-count counts CUDA calls: it needs an NVIDIA GPU")
+        self.counter: CallCounter | None = cuda_counter() if wanted.count else None
         self._canaries: Canaries | None = None
 
     @property
@@ -131,7 +135,9 @@ class Suite:
             def replay(times: Sequence[float]) -> None:
                 self._payloads[node] = play_to_pytest_benchmark(request, times)
 
-            stage = Stage(self.timing.canaries, self.timing.gpu, self._memory, replay)
+            stage = Stage(
+                self.timing.canaries, self.timing.gpu, self._memory, replay, self.timing.counter
+            )
         measure = Measure(Record(self._ids[node], node), self.device, self.faults, stage)
         self._measures[node] = measure
         return measure
@@ -156,7 +162,7 @@ class Suite:
         if self.timing is None:
             raise RuntimeError("nothing is timed in this session")
         records = tuple(self._records[node] for node in self._ids if node in self._records)
-        works = any(record.work for record in records)
+        works = any(record.work for record in records) and self.timing.counter is None
         return Session(
             self.timing.machine, self.name, self.timing.commit, records, self.faults.text,
             measured_subject(), measure_ceilings(self.device) if works else {}, self.wanted.order,

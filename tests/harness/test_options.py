@@ -15,11 +15,11 @@ DEFAULTS: dict[str, object] = {
     "benchmark_disable": False, "benchmark_skip": False, "benchmark_record": False,
     "benchmark_compare_fail": None, "collectonly": False, "full": False, "scene": "room",
     "device": "auto", "baseline_dir": None, "dist": "no",
-    "benchmark_order": None,
+    "benchmark_order": None, "benchmark_count": False,
 }  # fmt: skip
 
 
-OURS = ("benchmark_record", "benchmark_order")
+OURS = ("benchmark_record", "benchmark_order", "benchmark_count")
 """Options that are there without pytest-benchmark, too."""
 
 
@@ -73,7 +73,7 @@ def test_saving_is_timed_and_judged(name: str) -> None:
     assert wanted.judged
 
 
-@pytest.mark.parametrize("name", ["benchmark_only", "benchmark_enable"])
+@pytest.mark.parametrize("name", ["benchmark_only", "benchmark_enable", "benchmark_count"])
 def test_timing_alone_is_not_judged(name: str) -> None:
     """Numbers were asked for, not a verdict."""
     wanted = read(**{name: True})
@@ -116,6 +116,7 @@ def test_folder_as_a_run_id_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"benchmark_compare": True, "benchmark_disable": True}, "nothing would be measured"),
         ({"benchmark_only": True, "benchmark_disable": True}, "nothing would be measured"),
         ({"benchmark_compare": True, "dist": "load"}, "in parallel"),
+        ({"benchmark_compare": True, "benchmark_count": True}, "counts by itself"),
         ({"benchmark_compare": True, "benchmark_compare_fail": ["min:5%"]}, "compare-fail"),
     ],
 )
