@@ -1,14 +1,19 @@
 """Settings of the splat and of the views that it synthesises."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rap.config.checks import at_least, in_range
+
+Strategy = Literal["mcmc", "classic"]
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Photographs and poses to Gaussians (3D Gaussian splatting, MCMC densification)."""
+    """Photographs and poses to Gaussians (3D Gaussian splatting)."""
 
+    strategy: Strategy = "mcmc"
+    """How Gaussians come and go: `mcmc` moves them about, `classic` clones, splits and removes."""
     iterations: int = 5000
     """Optimisation steps."""
     images_per_step: int = 1
@@ -16,13 +21,15 @@ class FitConfig:
     height: int | None = None
     """Train at this image height; none: the photographs' own."""
     max_gaussians: int = 300_000
-    """MCMC never grows beyond this."""
+    """There are never more than this."""
     initial_points: int = 100_000
     """Use at most this many initial points; surplus is drawn at random."""
     sh_degree: int = 2
     """Highest spherical-harmonics degree of the colours."""
     ssim_weight: float = 0.2
     """w in the loss (1 - w)·L1 + w·(1 - SSIM)."""
+    depth_weight: float = 0.0
+    """Weight of the L1 of inverse depths times the scene's extent, where frames have depth."""
     antialiased: bool = True
     """Compensate opacity for the screen-space low-pass filter (Mip-Splatting)."""
     means_lr: float = 1.6e-4
@@ -36,9 +43,9 @@ class FitConfig:
     sh_lr: float = 2.5e-3
     """Learning rate of the base colour; higher degrees get a twentieth."""
     opacity_reg: float = 0.01
-    """Weight of the mean opacity (MCMC needs it to free Gaussians)."""
+    """Weight of the mean opacity with `mcmc`, which needs it to free Gaussians."""
     scale_reg: float = 0.01
-    """Weight of the mean scale."""
+    """Weight of the mean scale with `mcmc`."""
     appearance_dim: int = 0
     """Numbers in each photograph's appearance code, which says how it is lit; 0: all alike."""
     appearance_lr: float = 1e-3
@@ -50,11 +57,11 @@ class FitConfig:
     noise_lr: float = 5e5
     """Strength of MCMC's exploration noise."""
     refine_every: int = 100
-    """Steps between relocations."""
+    """Steps between refinements."""
     refine_start: float = 0.1
-    """Share of the iterations before the first relocation."""
+    """Share of the iterations before the first refinement."""
     refine_stop: float = 0.85
-    """Share of the iterations after the last relocation."""
+    """Share of the iterations after the last refinement."""
     seed: int = 7
     """Seed of every random choice of the fit."""
 
@@ -62,6 +69,7 @@ class FitConfig:
         at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
         at_least(self, "fit", 1, "initial_points", "refine_every")
         at_least(self, "fit", 16, "height")
+        at_least(self, "fit", 0, "depth_weight")
         at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")
         in_range(self, "fit", 0, 3, "sh_degree")
         in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")

@@ -1,19 +1,22 @@
-"""Photographs and poses to Gaussians: 3D Gaussian splatting with MCMC densification.
+"""Photographs and poses to Gaussians: 3D Gaussian splatting, and what each of its steps does.
 
-Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering", SIGGRAPH 2023, and the
-densification of `density.py`.
+Kerbl et al., "3D Gaussian Splatting for Real-Time Radiance Field Rendering", SIGGRAPH 2023. How
+many Gaussians there are is decided by `density.py` (MCMC) or `classic.py`.
 """
 
+import time
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from rap import geometry, log
 from rap.camera import Camera
 from rap.config import FitConfig
 from rap.scene import Points
-from rap.splat import density, quality
-from rap.splat.gaussians import Gaussians
+from rap.splat import classic, density, quality
+from rap.splat.gaussians import Gaussians, save_ply
 from rap.splat.initial import (
     FitError,
     adam,
@@ -22,14 +25,30 @@ from rap.splat.initial import (
     initial_parameters,
     scene_extent_m,
 )
-from rap.splat.light import Light, initial_light, penalty, shown
-from rap.splat.objective import objective
+from rap.splat.light import initial_light, shown
+from rap.splat.objective import Targets, objective
 from rap.splat.render import render
+from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
+
+__all__ = ["Course", "FitError", "Saving", "begin", "fit", "step"]
 
 _FINAL_MEANS_LR = 0.01
 _SH_STAGES = 30
 """The degree rises by one with every 30th part of the fit, as in 3DGS (1,000 steps of 30,000)."""
-_REPORT_EVERY = 50
+_REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What stays the same from the first step of a fit to its last."""
+
+    targets: Targets
+    camera: Camera
+    camera_from_world: Float[Tensor, "n 4 4"]
+    order: Int64[Tensor, "steps b"]
+    """Images of every step, on the device."""
+    extent_m: float
+    config: FitConfig
 
 
 def fit(
@@ -39,44 +58,99 @@ def fit(
     points: Points,
     config: FitConfig,
     device: torch.device,
+    *,
+    depths: Float[Tensor, "n h w"] | None = None,
+    masks: Bool[Tensor, "n h w"] | None = None,
+    saving: Saving | None = None,
 ) -> Gaussians:
     """Optimise Gaussians on `device` until their renderings equal the photographs.
 
-    `poses` are world_from_camera; images and camera have the size to train at. Every random choice
-    follows from `config.seed`. Raises FitError for unusable input and for a fit that diverges.
+    `poses` are world_from_camera; images and camera have the size to train at. `depths` (metres, 0
+    where unknown) count with `config.depth_weight`; where `masks` are false the pictures do not
+    count. With `saving` the state is stored now and then, and a fit that was interrupted goes on,
+    on the CPU bit for bit. Every random choice follows from `config.seed`. Raises FitError for
+    unusable input, a state of another fit, and a fit that diverges.
     """
     check(images, poses, camera, points)
+    targets = Targets(images, depths, masks)
+    course, state = begin(targets, poses, camera, points, config, device)
+    mark = ""
+    if saving is not None:
+        mark = fingerprint(images, poses, camera, points, config)
+        if saving.resume:
+            load_state(saving.state, state, mark)
+    with log.progress("fit", len(course.order), "step") as tick:
+        counted, reported, saved = 0, 0.0, time.monotonic()
+        while state.iteration < len(course.order):
+            loss, rgb = step(state, course)
+            now = time.monotonic()
+            if now - reported >= _REPORT_EVERY_S or state.iteration == len(course.order):
+                _report(tick, state, course, loss, rgb, state.iteration - counted)
+                counted, reported = state.iteration, now
+            if saving is not None and now - saved >= saving.every_s:
+                save_state(saving.state, state, mark)
+                if saving.preview is not None:
+                    save_ply(saving.preview, _finished(state, config))
+                saved = now
+    return _finished(state, config)
+
+
+def begin(
+    targets: Targets,
+    poses: Float[Tensor, "n 4 4"],
+    camera: Camera,
+    points: Points,
+    config: FitConfig,
+    device: torch.device,
+) -> tuple[Course, FitState]:
+    """All that the first step needs, on the device."""
     generator = torch.Generator(device).manual_seed(config.seed)
     extent_m = scene_extent_m(poses)
     parameters = initial_parameters(points, extent_m, config, generator)
-    lit = initial_light(len(images), config, generator)
-    optimizer = adam(parameters, lit, config)
-    images = images.to(device)
-    camera_from_world = geometry.invert(poses.double()).float().to(device)
-    order = _image_order(len(images), config).to(device)
-    with log.progress("fit", config.iterations, "step") as tick:
-        for iteration in range(config.iterations):
-            done = iteration / config.iterations
-            means_lr = config.means_lr * extent_m * _FINAL_MEANS_LR**done
-            optimizer.param_groups[0]["lr"] = means_lr
-            gaussians = assemble(parameters, lit, int(done * _SH_STAGES), config)
-            chosen = order[iteration]
-            photos = images.index_select(0, chosen).float() / 255
-            viewpoints = camera_from_world.index_select(0, chosen)
-            how = shown(gaussians.appearance, chosen, config.appearance_dropout, generator)
-            rgb = render(gaussians, camera, viewpoints, codes=how.codes, exposure=how.exposure).rgb
-            loss = objective(gaussians, rgb, photos, config)
-            if gaussians.appearance is not None:
-                loss = loss + config.appearance_reg * penalty(gaussians.appearance)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            _densify(parameters, optimizer, iteration, config, generator)
-            density.explore(parameters, means_lr * config.noise_lr, generator)
-            tick()
-            if iteration % _REPORT_EVERY == 0:
-                _report(tick, iteration, loss, quality.psnr(rgb, photos), gaussians.num)
-    return _finished(parameters, lit, config)
+    light = initial_light(len(poses), config, generator)
+    course = Course(
+        targets.to(device),
+        camera,
+        geometry.invert(poses.double()).float().to(device),
+        _image_order(len(poses), config).to(device),
+        extent_m,
+        config,
+    )
+    statistics = classic.no_statistics(parameters) if config.strategy == "classic" else None
+    optimizer = adam(parameters, light, config)
+    return course, FitState(parameters, light, optimizer, generator, statistics)
+
+
+def step(state: FitState, course: Course) -> tuple[Float[Tensor, ""], Float[Tensor, "b 3 h w"]]:
+    """One optimisation step; returns the loss and the pictures before it. Waits for nothing."""
+    config, targets = course.config, course.targets
+    done = min(state.iteration / config.iterations, 1.0)
+    means_lr = config.means_lr * course.extent_m * _FINAL_MEANS_LR**done
+    state.optimizer.param_groups[0]["lr"] = means_lr
+    chosen = course.order[state.iteration]
+    gaussians = assemble(state.parameters, state.light, int(done * _SH_STAGES), config)
+    how = shown(gaussians.appearance, chosen, config.appearance_dropout, state.generator)
+    probe = None
+    if state.statistics is not None and done < config.refine_stop:
+        probe = gaussians.means.new_zeros(len(chosen), gaussians.num, 2, requires_grad=True)
+    rendering = render(
+        gaussians,
+        course.camera,
+        course.camera_from_world.index_select(0, chosen),
+        with_depth=config.depth_weight > 0 and targets.depths is not None,
+        codes=how.codes,
+        exposure=how.exposure,
+        probe=probe,
+    )
+    loss = objective(gaussians, rendering, targets, chosen, config, course.extent_m)
+    loss.backward()
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    if probe is not None and probe.grad is not None and state.statistics is not None:
+        classic.observe(state.statistics, probe.grad, course.camera)
+    _change_density(state, course, means_lr)
+    state.iteration += 1
+    return loss.detach(), rendering.rgb.detach()
 
 
 def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]:
@@ -87,41 +161,55 @@ def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]
     return torch.cat(rounds)[:needed].view(config.iterations, config.images_per_step)
 
 
-def _densify(
-    parameters: density.Parameters,
-    optimizer: torch.optim.Optimizer,
-    iteration: int,
-    config: FitConfig,
-    generator: torch.Generator,
-) -> None:
-    done = iteration / config.iterations
+def _change_density(state: FitState, course: Course, means_lr: float) -> None:
+    """Refine when it is time, and let MCMC's noise move the means."""
+    config, parameters, optimizer = course.config, state.parameters, state.optimizer
+    done = state.iteration / config.iterations
     in_phase = config.refine_start < done < config.refine_stop
-    if in_phase and iteration % config.refine_every == 0:
-        density.relocate(parameters, optimizer, generator)
-        density.grow(parameters, optimizer, config.max_gaussians, generator)
+    due = in_phase and state.iteration % config.refine_every == 0
+    if state.statistics is None:
+        if due:
+            density.relocate(parameters, optimizer, state.generator)
+            density.grow(parameters, optimizer, config.max_gaussians, state.generator)
+        density.explore(parameters, means_lr * config.noise_lr, state.generator)
+        return
+    reset_every = max(config.iterations // classic.RESETS, 1)
+    if due:
+        state.statistics = classic.refine(
+            parameters, optimizer, state.statistics, course.extent_m, config.max_gaussians,
+            state.generator, remove_huge=state.iteration > reset_every,
+        )  # fmt: skip
+    if in_phase and state.iteration % reset_every == 0:
+        classic.reset_opacity(parameters, optimizer)
 
 
 def _report(
     tick: log.Ticker,
-    iteration: int,
+    state: FitState,
+    course: Course,
     loss: Float[Tensor, ""],
-    psnr: Float[Tensor, " b"],
-    num_gaussians: int,
+    rgb: Float[Tensor, "b 3 h w"],
+    num_steps: int,
 ) -> None:
     """Show where the fit is; the only place of the loop that waits for the device on purpose."""
     value = loss.item()
     if not value < float("inf"):
         raise FitError(
-            f"the fit diverged: loss {value} at step {iteration}; lower the learning rates"
+            f"the fit diverged: loss {value} at step {state.iteration}; lower the learning rates"
         )
-    tick(0, loss=value, psnr=psnr.mean().item(), gaussians=f"{num_gaussians:,}")
+    photos = course.targets.photos(course.order[state.iteration - 1])
+    psnr = quality.psnr(rgb, photos).mean().item()
+    num_gaussians = len(state.parameters["means"])
+    tick(num_steps, loss=value, psnr=psnr, gaussians=f"{num_gaussians:,}")
 
 
-def _finished(parameters: density.Parameters, lit: Light, config: FitConfig) -> Gaussians:
-    for name, parameter in (parameters | lit).items():
+def _finished(state: FitState, config: FitConfig) -> Gaussians:
+    """The Gaussians as they are now, cut off from the fit."""
+    for name, parameter in (state.parameters | state.light).items():
         if not parameter.isfinite().all():
             raise FitError(f"the fit diverged: {name} are not finite; lower the learning rates")
-    return assemble(_fixed(parameters), _fixed(lit), config.sh_degree, config)
+    parameters, light = _fixed(state.parameters), _fixed(state.light)
+    return assemble(parameters, light, config.sh_degree, config)
 
 
 def _fixed(learnt: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

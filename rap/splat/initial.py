@@ -12,9 +12,10 @@ from rap.splat.gaussians import Gaussians
 
 _NEIGHBOURS = 3
 _MIN_SCALE_M = 1e-7
-_INITIAL_SCALE = 0.5
-"""Of the distance to the neighbours: half the footprints of 3DGS, so half the cost, and sharper."""
-_INITIAL_OPACITY = 0.5
+_INITIAL_SCALE = {"mcmc": 0.5, "classic": 1.0}
+"""Of the distance to the neighbours. Half the footprints of 3DGS are half the cost, and sharper;
+the classic strategy has no noise that would close the gaps between them."""
+_INITIAL_OPACITY = {"mcmc": 0.5, "classic": 0.1}
 _MIN_EXTENT_M = 0.1
 _REST_LR = 1 / 20
 _CHUNK = 1024
@@ -64,13 +65,14 @@ def initial_parameters(
     means = points.xyz[chosen].to(device)
     rgb = points.rgb[chosen].to(device).float() / 255
     num = len(means)
-    scales = (_INITIAL_SCALE * _neighbour_distance(means)).clamp(min=_MIN_SCALE_M)
+    scales = (_INITIAL_SCALE[config.strategy] * _neighbour_distance(means)).clamp(min=_MIN_SCALE_M)
+    opacity = _INITIAL_OPACITY[config.strategy]
     num_rest = (config.sh_degree + 1) ** 2 - 1
     values = {
         "means": means,
         "quats": torch.randn(num, 4, generator=generator, device=device),
         "log_scales": scales.log()[:, None].repeat(1, 3),
-        "opacity_logits": torch.full((num,), _INITIAL_OPACITY, device=device).logit(),
+        "opacity_logits": torch.full((num,), opacity, device=device).logit(),
         "sh_base": ((rgb - 0.5) / harmonics.BASE)[:, None],
         "sh_rest": torch.zeros(num, num_rest, 3, device=device),
     }

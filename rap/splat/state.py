@@ -1,0 +1,125 @@
+"""All that a fit changes, and the file from which an interrupted fit goes on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rap import log
+from rap.camera import Camera
+from rap.config import FitConfig
+from rap.scene import Points
+from rap.splat.classic import Statistics
+from rap.splat.density import Parameters
+from rap.splat.initial import FitError
+from rap.splat.light import Light
+
+VERSION = "1"
+_DIGEST_STEP_PX = 8
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a fit keeps what it has, so that it can be looked at, and go on after an end."""
+
+    state: Path
+    """A safetensors file with everything."""
+    preview: Path | None = None
+    """A .ply of the Gaussians as they are, written together with the state."""
+    every_s: float = 60.0
+    resume: bool = False
+    """Go on from the state."""
+
+
+@dataclass
+class FitState:
+    """Where a fit is; everything else follows from its settings and its input."""
+
+    parameters: Parameters
+    """Per Gaussian; each is the only one of the optimiser's group of its name."""
+    light: Light
+    optimizer: torch.optim.Adam
+    generator: torch.Generator
+    statistics: Statistics | None
+    """Of the classic strategy only."""
+    iteration: int = 0
+    """Steps done."""
+
+
+def fingerprint(
+    images: UInt8[Tensor, "n 3 h w"],
+    poses: Float[Tensor, "n 4 4"],
+    camera: Camera,
+    points: Points,
+    config: FitConfig,
+) -> str:
+    """A hash of what must not change before a fit goes on; of the images, every 64th pixel."""
+    digest = hashlib.sha256(f"{config}{camera}{tuple(images.shape)}".encode())
+    sample = images[..., ::_DIGEST_STEP_PX, ::_DIGEST_STEP_PX]
+    for tensor in (sample, poses, points.xyz, points.rgb):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_state(path: Path, state: FitState, mark: str) -> None:
+    """Write all of it as safetensors, in place of the last state once it is complete."""
+    tensors = {"generator": state.generator.get_state()}
+    if state.statistics is not None:
+        tensors |= {f"statistics.{name}": value for name, value in vars(state.statistics).items()}
+    for group in state.optimizer.param_groups:
+        parameter = group["params"][0]
+        tensors[f"parameter.{group['name']}"] = parameter.detach()
+        for key, value in state.optimizer.state[parameter].items():
+            tensors[f"{key}.{group['name']}"] = value
+    told = {"version": VERSION, "fingerprint": mark, "iteration": state.iteration}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with log.replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata={"fit": json.dumps(told)})
+
+
+def load_state(path: Path, state: FitState, mark: str) -> None:
+    """Bring a fit that is about to start to where the stored one was; FitError if it cannot be."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {}).get("fit", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise FitError(
+            f"{path}: no state of a fit that can be read ({error}); delete it and fit anew"
+        ) from error
+    if told.get("version") != VERSION:
+        raise FitError(
+            f"{path}: state version {told.get('version')!r}, this code reads {VERSION}; fit anew"
+        )
+    if told["fingerprint"] != mark:
+        raise FitError(
+            f"{path}: the fit was started with other settings, images or points; resume with the "
+            "same ones, or fit anew without --resume"
+        )
+    _restore(state, tensors)
+    state.iteration = told["iteration"]
+
+
+def _restore(state: FitState, tensors: dict[str, Tensor]) -> None:
+    device = state.generator.device
+    state.generator.set_state(tensors.pop("generator"))
+    if state.statistics is not None:
+        names = vars(state.statistics)
+        stored = {name: tensors.pop(f"statistics.{name}").to(device) for name in names}
+        state.statistics = Statistics(**stored)
+    state.optimizer.state.clear()
+    for group in state.optimizer.param_groups:
+        name = group["name"]
+        parameter = nn.Parameter(tensors.pop(f"parameter.{name}").to(device))
+        moments = [key for key in tensors if key.endswith(f".{name}")]
+        state.optimizer.state[parameter] = {
+            key.removesuffix(f".{name}"): tensors.pop(key).to(device) for key in moments
+        }
+        group["params"] = [parameter]
+        (state.parameters if name in state.parameters else state.light)[name] = parameter
