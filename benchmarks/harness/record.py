@@ -45,6 +45,8 @@ class Record:
     """Values by name; the unit is the name's end: `time_s`, `peak_gpu_bytes`, `samples_per_s`."""
     intervals: Mapping[str, float] = field(default_factory=dict)
     """Half widths of the metrics that are known with an interval (accuracies over seeds)."""
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """The values of such a metric, one per seed in their order: two arms are compared in pairs."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Exact counts: launches, synchronisations, rejected views."""
     canary: Mapping[str, float] = field(default_factory=dict)
@@ -87,33 +89,38 @@ def write_session(path: Path, session: Session) -> None:
 
 def read_session(path: Path) -> Session:
     """Read what `write_session` wrote; RecordError for anything else."""
-    content = read_json(path, "session")
-    records = content.get("records")
-    if not isinstance(records, list):
-        raise RecordError(f"{path}: `records` must be a list")
+    return parse_session(read_json(path, "session"), str(path))
+
+
+def parse_session(content: object, where: str) -> Session:
+    """A session from its JSON object; RecordError, with `where`, for anything else."""
+    records = content.get("records") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(records, list):
+        raise RecordError(f"{where}: `records` must be a list")
     ceilings = content.get("ceilings")
-    _check_numbers(ceilings, f"{path}: ceilings")
+    _check_numbers(ceilings, f"{where}: ceilings")
     return Session(
-        read_machine(content.get("machine"), path),
+        read_machine(content.get("machine"), where),
         str(content.get("suite")),
         str(content.get("commit")),
-        tuple(read_record(entry, f"{path}: records[{n}]") for n, entry in enumerate(records)),
+        tuple(read_record(entry, f"{where}: records[{n}]") for n, entry in enumerate(records)),
         str(content.get("faults", "")),
-        _read_subject(content.get("subject"), path),
+        _read_subject(content.get("subject"), where),
         dict(ceilings) if isinstance(ceilings, dict) else {},
-        _read_order(content.get("order"), path),
+        _read_order(content.get("order"), where),
     )
 
 
-def _read_order(content: object, path: Path) -> int | None:
+def _read_order(content: object, where: str) -> int | None:
     if content is None or (isinstance(content, int) and not isinstance(content, bool)):
         return content
-    raise RecordError(f"{path}: order: {content!r} is no seed")
+    raise RecordError(f"{where}: order: {content!r} is no seed")
 
 
-def _read_subject(content: object, path: Path) -> Subject | None:
-    where = f"{path}: subject"
-    return None if content is None else Subject(**_fields(Subject, content, where))
+def _read_subject(content: object, where: str) -> Subject | None:
+    if content is None:
+        return None
+    return Subject(**_fields(Subject, content, f"{where}: subject"))
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -144,7 +151,7 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def read_machine(content: object, path: Path) -> Machine:
+def read_machine(content: object, path: Path | str) -> Machine:
     """The machine part of a file."""
     return Machine(**_fields(Machine, content, f"{path}: machine"))
 
@@ -158,6 +165,7 @@ def read_record(content: object, where: str) -> Record:
             raise RecordError(f"{where}.{name}: {values[name]!r} is none of {accepted}")
     for name in ("metrics", "intervals", "counters", "canary", "facts", "work"):
         _check_numbers(values[name], f"{where}.{name}")
+    values["samples"] = _read_samples(values["samples"], f"{where}.samples")
     for name in ("id", "node", "reason"):
         if not isinstance(values[name], str):
             raise RecordError(f"{where}.{name}: {values[name]!r} is not a string")
@@ -191,3 +199,15 @@ def _check_numbers(content: object, where: str) -> None:
     for name, value in content.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecordError(f"{where}.{name}: {value!r} is not a number")
+
+
+def _read_samples(content: object, where: str) -> dict[str, tuple[float, ...]]:
+    if not isinstance(content, dict):
+        raise RecordError(f"{where}: must be an object")
+    found = {}
+    for name, values in content.items():
+        if not isinstance(values, list | tuple):
+            raise RecordError(f"{where}.{name}: must be a list")
+        _check_numbers(dict(enumerate(values)), f"{where}.{name}")
+        found[name] = tuple(values)
+    return found

@@ -34,6 +34,7 @@ class Status(Enum):
     NOT_PROVEN = "worse, not proven"
     NOT_GATED = "not compared"
     SUSPECT = "to be repeated"
+    UNDECIDED = "CANNOT TELL"
     INVALID = "INVALID"
     WORSE = "WORSE"
     WRONG = "WRONG ANSWER"
@@ -100,7 +101,7 @@ def judge_metric(case: Case) -> Finding | None:
             return None
         why = "; ".join(note for note in case.now.notes if case.metric in note)
         return case.finding(Status.MISSING, why or "the baseline has this metric, the run has not")
-    problem = _impossible(case.rule, after)
+    problem = impossible(case.rule, after)
     if problem:
         return case.finding(Status.IMPOSSIBLE, problem)
     if case.base is None or before is None:
@@ -114,7 +115,8 @@ def judge_metric(case: Case) -> Finding | None:
     return _judge_exact(case, case.base)
 
 
-def _impossible(rule: MetricRule, value: float) -> str:
+def impossible(rule: MetricRule, value: float) -> str:
+    """Why a value cannot be a measurement; empty where it can."""
     if not math.isfinite(value):
         return f"{value} is not a measurement"
     if (rule.family == "time" and value <= 0) or (rule.family == "memory" and value < 0):

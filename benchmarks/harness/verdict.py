@@ -39,6 +39,7 @@ CODES = {
     Status.STALE: Code.COVERAGE,
     Status.INVALID: Code.INCONCLUSIVE,
     Status.SUSPECT: Code.INCONCLUSIVE,
+    Status.UNDECIDED: Code.INCONCLUSIVE,
 }
 MAX_INVALID = 0.2
 """With a larger share of invalid times the machine was not fit to measure."""
@@ -113,7 +114,7 @@ def _judge_benchmark(
 ) -> Iterator[Finding]:
     failed = next((record for record in (now, *again) if record.outcome != "passed"), None)
     if failed is not None:
-        yield _not_passed(failed, base)
+        yield not_passed(failed, base)
         return
     entry = policy.entry(now.id)
     if entry is None:
@@ -131,10 +132,11 @@ def _judge_benchmark(
             case = Case(metric, rule, base, now, tuple(again), same_runtime)
             finding = judge_metric(case)
             if finding is not None:
-                yield _advised(finding) if entry.tier == "advisory" else finding
+                yield advised(finding) if entry.tier == "advisory" else finding
 
 
-def _not_passed(record: Record, base: Record | None) -> Finding:
+def not_passed(record: Record, base: Record | None) -> Finding:
+    """What a record means that did not pass, beside the base's, if the base has one."""
     if record.outcome == "skipped":
         if base is None:
             return Finding(record.id, "", Status.SKIPPED, detail=record.reason)
@@ -154,12 +156,12 @@ def _judge_counters(now: Record, base: Record | None, entry: Entry) -> Iterator[
         status = Status.MISSING if after is None else Status.WORSE
         text = "an exact counter: any change counts; record a new baseline if it is meant"
         finding = Finding(now.id, name, status, before, after, detail=text)
-        yield _advised(finding) if entry.tier == "advisory" else finding
+        yield advised(finding) if entry.tier == "advisory" else finding
 
 
-def _advised(finding: Finding) -> Finding:
+def advised(finding: Finding) -> Finding:
     """What is advisory is shown and never red for a loss."""
-    if finding.status in (Status.WORSE, Status.SUSPECT, Status.INVALID):
+    if finding.status in (Status.WORSE, Status.SUSPECT, Status.UNDECIDED, Status.INVALID):
         return replace(finding, status=Status.NOT_PROVEN, detail=f"advisory: {finding.detail}")
     return finding
 
