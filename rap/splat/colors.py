@@ -1,9 +1,15 @@
 """Colours of Gaussians seen from cameras, in an appearance: evaluated for each view, or baked."""
 
+import importlib
+from dataclasses import replace
+from functools import cache
+from importlib import util
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rap import log
 from rap.splat.appearance import apply_affine, color_affine
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE, basis
@@ -14,18 +20,41 @@ def view_colors(
     camera_from_world: Float[Tensor, "v 4 4"],
     codes: Float[Tensor, "v c"] | None = None,
     sh_degree: int | None = None,
+    fused: bool = True,
 ) -> Float[Tensor, "#v n 3"]:
     """Colour of every Gaussian seen from every camera centre, at least 0.
 
     With `codes` each view has the appearance of its code. Harmonics above `sh_degree` are left
-    out. At degree 0 and without codes all views share one set. Differentiable; memory for the
-    harmonics is 4·(degree + 1)² bytes for each (view, Gaussian).
+    out. At degree 0 and without codes all views share one set. `fused` takes one Triton kernel
+    where it can: on CUDA, when no gradient is asked for. Plain torch needs 4·(degree + 1)² bytes
+    of harmonics, and 24 of gains and offsets, for each (view, Gaussian).
     """
+    if codes is not None and gaussians.appearance is None:
+        raise ValueError("codes are given, but these Gaussians were fitted without appearance")
     degree = used_degree(gaussians, sh_degree)
     rotation, translation = camera_from_world[:, :3, :3], camera_from_world[:, :3, 3:]
     centres = -(rotation.mT @ translation).squeeze(-1)
-    plain = harmonic_colors(gaussians, centres if degree else centres[:1], degree)
-    return recolored(gaussians, plain, codes)
+    if degree == 0 and codes is None:
+        return harmonic_colors(gaussians, centres[:1], degree).clamp_min(0)
+    if fused and _fusable(gaussians, camera_from_world, codes):
+        kernel = importlib.import_module("rap.splat.color_kernel")
+        return kernel.fused_colors(gaussians, centres, codes, degree)
+    colors = harmonic_colors(gaussians, centres if degree else centres[:1], degree)
+    if codes is None or gaussians.appearance is None:
+        return colors.clamp_min(0)
+    return apply_affine(colors, color_affine(gaussians.appearance, codes.to(colors)))
+
+
+def baked(gaussians: Gaussians, eye: Float[Tensor, "3"], degree: int | None = None) -> Gaussians:
+    """The same Gaussians in the colours that they show to one point, from everywhere.
+
+    Degree 0 then costs nothing per view; what is lost is how colours change as the camera moves
+    away from that point. The appearance stays.
+    """
+    colors = harmonic_colors(
+        gaussians, eye[None].to(gaussians.means), used_degree(gaussians, degree)
+    )
+    return replace(gaussians, sh=(colors[0, :, None] - 0.5) / BASE)
 
 
 def harmonic_colors(
@@ -39,17 +68,31 @@ def harmonic_colors(
     return 0.5 + torch.einsum("vnk,nkc->vnc", values, gaussians.sh[:, : values.shape[-1]])
 
 
-def recolored(
-    gaussians: Gaussians, colors: Float[Tensor, "#v n 3"], codes: Float[Tensor, "v c"] | None
-) -> Float[Tensor, "#v n 3"]:
-    """Colours in the appearances of codes (none: as they are), at least 0."""
-    if codes is None:
-        return colors.clamp_min(0)
-    if gaussians.appearance is None:
-        raise ValueError("codes are given, but these Gaussians were fitted without appearance")
-    return apply_affine(colors, color_affine(gaussians.appearance, codes.to(colors)))
-
-
 def used_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
     """The degree to evaluate: all that is stored, or less."""
     return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)
+
+
+def _fusable(
+    gaussians: Gaussians,
+    camera_from_world: Float[Tensor, "v 4 4"],
+    codes: Float[Tensor, "v c"] | None,
+) -> bool:
+    """Whether the kernel can do it: it has no backward pass and knows float32 only."""
+    if gaussians.means.device.type != "cuda" or gaussians.means.dtype != torch.float32:
+        return False
+    inputs = [gaussians.means, gaussians.sh, camera_from_world]
+    if codes is not None and gaussians.appearance is not None:
+        light = gaussians.appearance
+        inputs += [codes, light.features, light.hidden, light.output]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return False
+    return _triton_found()
+
+
+@cache
+def _triton_found() -> bool:
+    found = util.find_spec("triton") is not None
+    if not found:
+        log.warn("colours of views are evaluated by plain torch operations: no triton installed")
+    return found

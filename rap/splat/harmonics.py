@@ -12,9 +12,10 @@ from torch import Tensor
 
 BASE = 0.5 / sqrt(pi)
 """The constant harmonic, so that a base coefficient is `(colour - 0.5) / BASE`."""
-_ONE = sqrt(3 / (4 * pi))
-_TWO = (0.5 * sqrt(15 / pi), 0.25 * sqrt(5 / pi), 0.25 * sqrt(15 / pi))
-_THREE = (
+ONE = sqrt(3 / (4 * pi))
+"""Constants of degree 1, then of degrees 2 and 3 in the order in which `basis` meets them."""
+TWO = (0.5 * sqrt(15 / pi), 0.25 * sqrt(5 / pi), 0.25 * sqrt(15 / pi))
+THREE = (
     0.25 * sqrt(35 / (2 * pi)), 0.5 * sqrt(105 / pi), 0.25 * sqrt(21 / (2 * pi)),
     0.25 * sqrt(7 / pi), 0.25 * sqrt(105 / pi),
 )  # fmt: skip
@@ -29,23 +30,23 @@ def basis(directions: Float[Tensor, "*b 3"], degree: int) -> Float[Tensor, "*b k
     xx, yy, zz = x * x, y * y, z * z
     values = [torch.full_like(x, BASE)]
     if degree >= 1:
-        values += [-_ONE * y, _ONE * z, -_ONE * x]
+        values += [-ONE * y, ONE * z, -ONE * x]
     if degree >= 2:
         values += [
-            _TWO[0] * x * y,
-            -_TWO[0] * y * z,
-            _TWO[1] * (2 * zz - xx - yy),
-            -_TWO[0] * x * z,
-            _TWO[2] * (xx - yy),
+            TWO[0] * x * y,
+            -TWO[0] * y * z,
+            TWO[1] * (2 * zz - xx - yy),
+            -TWO[0] * x * z,
+            TWO[2] * (xx - yy),
         ]
     if degree >= 3:
         values += [
-            -_THREE[0] * y * (3 * xx - yy),
-            _THREE[1] * x * y * z,
-            -_THREE[2] * y * (4 * zz - xx - yy),
-            _THREE[3] * z * (2 * zz - 3 * xx - 3 * yy),
-            -_THREE[2] * x * (4 * zz - xx - yy),
-            _THREE[4] * z * (xx - yy),
-            -_THREE[0] * x * (xx - 3 * yy),
+            -THREE[0] * y * (3 * xx - yy),
+            THREE[1] * x * y * z,
+            -THREE[2] * y * (4 * zz - xx - yy),
+            THREE[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -THREE[2] * x * (4 * zz - xx - yy),
+            THREE[4] * z * (xx - yy),
+            -THREE[0] * x * (xx - 3 * yy),
         ]
     return torch.stack(values, dim=-1)

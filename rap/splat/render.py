@@ -76,7 +76,9 @@ def render(
     tuning = tuning or RenderTuning()
     camera_from_world = camera_from_world.to(gaussians.means)
     if colors is None:
-        colors = view_colors(gaussians, camera_from_world, codes, tuning.sh_degree)
+        colors = view_colors(
+            gaussians, camera_from_world, codes, tuning.sh_degree, tuning.fused_colors
+        )
     elif codes is not None:
         raise ValueError("give colors or codes, not both: colors are drawn as they are")
     if _use_gsplat(backend, gaussians.means.device):

@@ -9,7 +9,7 @@ from torch import Tensor
 from rap import geometry
 from rap.camera import Camera
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
-from rap.splat.colors import view_colors
+from rap.splat.colors import baked, view_colors
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE
 from rap.splat.render import render
@@ -127,3 +127,53 @@ def test_a_lower_degree_leaves_higher_harmonics_out(device: torch.device) -> Non
     same = render(small, CAMERA, poses, tuning=RenderTuning(sh_degree=3)).rgb
     torch.testing.assert_close(cut, same)
     assert (cut - render(gaussians, CAMERA, poses).rgb).abs().max() > 0.01
+
+
+def test_baked_colours_are_exact_at_their_point(device: torch.device) -> None:
+    """A camera at the point sees what it would see; codes recolour baked Gaussians, too."""
+    gaussians, poses = make_gaussians(80, 3, device), make_poses(2, device)
+    assert gaussians.appearance is not None
+    flat = baked(gaussians, geometry.invert(poses)[0, :3, 3])
+    assert flat.sh_degree == 0
+    codes = gaussians.appearance.codes[:2]
+    for code in (None, codes):
+        exact = view_colors(gaussians, poses, code)
+        colors = view_colors(flat, poses, code).expand_as(exact)
+        torch.testing.assert_close(colors[0], exact[0], atol=1e-5, rtol=1e-5)
+        assert (colors[1] - exact[1]).abs().max() > 0.01
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize("cut", [None, 1])
+@pytest.mark.parametrize("coded", [True, False])
+@pytest.mark.parametrize("num", [1, 700])
+def test_the_kernel_gives_the_colours_of_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, degree: int, cut: int | None, coded: bool, num: int
+) -> None:
+    """More views than a program handles, Gaussians that fill no block: equal to 1e-5."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    kernel = pytest.importorskip("rap.splat.color_kernel")
+    calls = []
+    real = kernel.fused_colors
+    monkeypatch.setattr(kernel, "fused_colors", lambda *a: calls.append(a) or real(*a))
+    gaussians = make_gaussians(num, degree, torch.device("cuda"))
+    poses = make_poses(11, gaussians.means.device)
+    codes = torch.randn(11, 4, generator=torch.Generator().manual_seed(2)).cuda()
+    arguments = (gaussians, poses, codes if coded else None, cut)
+    plain = view_colors(*arguments, fused=False)
+    assert not calls
+    torch.testing.assert_close(view_colors(*arguments), plain, atol=1e-5, rtol=1e-5)
+    assert bool(calls) == (coded or degree > 0)
+
+
+@pytest.mark.cuda
+def test_gradients_are_left_to_plain_torch() -> None:
+    """The kernel has no backward pass, so colours that need gradients never meet it."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    gaussians = make_gaussians(20, 2, torch.device("cuda"))
+    gaussians.sh.requires_grad_()
+    view_colors(gaussians, make_poses(2, gaussians.means.device)).sum().backward()
+    assert gaussians.sh.grad is not None
