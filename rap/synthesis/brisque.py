@@ -7,6 +7,8 @@ for, not picked from a grid.
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float, Float64
@@ -20,8 +22,10 @@ _RADIUS, _SIGMA = 3, 7 / 6
 _SOFTENING = 1 / 255
 _HALVING = (-0.09375, 0.59375, 0.59375, -0.09375)
 """Keys' cubic with a = -0.75 at the middle between two pixels."""
-_FLAT = 5e-7
-"""What float32 cannot tell from a uniform patch; its sign would be noise, and signs are counted."""
+_UPWARD = 1e-12
+"""Signs are counted, of flat patches too: the package's rounding leaves white a little positive."""
+_MAPS = 5
+"""Per scale: normalised luminances and their products with four neighbours."""
 _SMALLEST = 8
 """Pixels per side: below, the second scale is narrower than half a window."""
 
@@ -38,9 +42,8 @@ def brisque(images: Float[Tensor, "b 3 h w"], model: BrisqueModel) -> Float[Tens
         raise ValueError(f"BRISQUE of {width}x{height} images; accepted: at least 8x8")
     red, green, blue = images.float().unbind(1)
     gray = red * _LUMINANCE[0] + green * _LUMINANCE[1] + blue * _LUMINANCE[2]
-    both = (gray, _halved(gray))
-    features = torch.cat([_features(scale, model.table) for scale in both], dim=1)
-    scaled = 2 * (features - model.low) / (model.high - model.low) - 1
+    moments = torch.stack([_moments(x) for scale in (gray, _halved(gray)) for x in _maps(scale)])
+    scaled = 2 * (_features(moments, model.table) - model.low) / (model.high - model.low) - 1
     # differences, not a product of matrices: that would be rounded to TF32 where training allows it
     squares = torch.cdist(
         scaled, model.support, compute_mode="donot_use_mm_for_euclid_dist"
@@ -50,42 +53,46 @@ def brisque(images: Float[Tensor, "b 3 h w"], model: BrisqueModel) -> Float[Tens
     return scores.float().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def _features(gray: Float[Tensor, "b h w"], table: ShapeTable) -> Float64[Tensor, "b 18"]:
-    """Fits to the normalised luminances and to their products with four neighbours."""
+def _maps(gray: Float[Tensor, "b h w"]) -> Iterator[Float[Tensor, "b _ _"]]:
+    """The normalised luminances, then their products with four neighbours."""
     x = _normalised(gray)
-    shape, _, left, right = _fit(x, table)
-    features = [shape, (left + right) / 2]
-    for product in (
-        x[:, :, :-1] * x[:, :, 1:],
-        x[:, :-1] * x[:, 1:],
-        x[:, :-1, :-1] * x[:, 1:, 1:],
-        x[:, 1:, :-1] * x[:, :-1, 1:],
-    ):
-        features += _fit(product, table)
-    return torch.stack(features, dim=1)
+    yield x
+    yield x[:, :, :-1] * x[:, :, 1:]
+    yield x[:, :-1] * x[:, 1:]
+    yield x[:, :-1, :-1] * x[:, 1:, 1:]
+    yield x[:, 1:, :-1] * x[:, :-1, 1:]
 
 
 def _normalised(gray: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Mean-subtracted, contrast-normalised luminances (MSCN), equation 1 of the paper."""
-    mean, power = _blurred(torch.stack([gray, gray * gray]))
-    deviation = (power - mean * mean).abs_().sqrt_()
-    above = gray - mean
-    above = torch.where(above.abs() > _FLAT, above, 0)
-    return above / deviation.add_(_SOFTENING)
+    """Mean-subtracted, contrast-normalised luminances (MSCN), equation 1 of the paper.
 
-
-def _blurred(x: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n h w"]:
-    """The Gaussian window, one axis after the other, as weighted sums of shifted images.
-
-    Not a convolution by the library: cuDNN may round its input to TF32.
+    With d = x - blur(x) the variance blur(x²) - blur(x)² is d(2x - d) - (x² - blur(x²)): exactly 0
+    where the picture is flat, and without the cancellation that float32 does not survive.
     """
-    weights = [math.exp(-(k**2) / (2 * _SIGMA**2)) for k in range(-_RADIUS, _RADIUS + 1)]
-    taps = [weight / math.fsum(weights) for weight in weights]
+    detail, power_detail = _detail(torch.stack([gray, gray * gray]))
+    deviation = ((2 * gray - detail) * detail - power_detail).abs_().sqrt_()
+    return (detail + _UPWARD * gray) / deviation.add_(_SOFTENING)
+
+
+def _detail(x: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n h w"]:
+    """What the Gaussian window takes away, x - blur(x), one axis after the other."""
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, 0, _RADIUS, _RADIUS))
-    x = sum_of_slices([padded[..., k : k + height, :] for k in range(len(taps))], taps)
-    padded = F.pad(x, (_RADIUS, _RADIUS))
-    return sum_of_slices([padded[..., k : k + width] for k in range(len(taps))], taps)
+    weights = _step_weights()
+    steps = F.pad(x, (_RADIUS, _RADIUS)).diff(dim=-1)
+    pieces = [steps[..., k : k + width] for k in range(len(weights))]
+    along_rows = _weighted(pieces, weights)
+    steps = F.pad(x - along_rows, (0, 0, _RADIUS, _RADIUS)).diff(dim=-2)
+    pieces = [steps[..., k : k + height, :] for k in range(len(weights))]
+    return along_rows.add_(_weighted(pieces, weights))
+
+
+@cache
+def _step_weights() -> tuple[float, ...]:
+    """x - blur(x) as a weighted sum of the six differences between neighbours in the window."""
+    weights = [math.exp(-(k**2) / (2 * _SIGMA**2)) for k in range(_RADIUS + 1)]
+    total = 2 * math.fsum(weights) - weights[0]
+    tails = [math.fsum(weights[k:]) / total for k in range(_RADIUS, 0, -1)]
+    return (*tails, *(-tail for tail in reversed(tails)))
 
 
 def _halved(gray: Float[Tensor, "b h w"]) -> Float[Tensor, "b h2 w2"]:
@@ -93,45 +100,55 @@ def _halved(gray: Float[Tensor, "b h w"]) -> Float[Tensor, "b h2 w2"]:
     height, width = (round(size / 2) for size in gray.shape[-2:])
     padded = F.pad(gray, (1, 2, 1, 2), mode="replicate")
     rows = [padded[:, k : k + 2 * height : 2] for k in range(4)]
-    x = sum_of_slices(rows, _HALVING)
-    return sum_of_slices([x[..., k : k + 2 * width : 2] for k in range(4)], _HALVING)
+    x = _weighted(rows, _HALVING)
+    return _weighted([x[..., k : k + 2 * width : 2] for k in range(4)], _HALVING)
 
 
-def sum_of_slices(slices: list[Tensor], weights: "tuple[float, ...] | list[float]") -> Tensor:
-    """sum_k weights_k slices_k."""
+def _weighted(
+    slices: Sequence[Float[Tensor, "*n"]], weights: Sequence[float]
+) -> Float[Tensor, "*n"]:
+    """sum_k weights_k slices_k; not the library's convolution, which may round to TF32."""
     total = slices[0] * weights[0]
     for piece, weight in zip(slices[1:], weights[1:], strict=True):
         total.add_(piece, alpha=weight)
     return total
 
 
-def _fit(
-    x: Float[Tensor, "b h w"], table: ShapeTable
-) -> tuple[
-    Float64[Tensor, " b"], Float64[Tensor, " b"], Float64[Tensor, " b"], Float64[Tensor, " b"]
-]:
-    """Asymmetric generalised Gaussian by moments: shape, mean, left and right mean square.
-
-    Lasmar et al. 2009. Zeros count to the right.
-    """
-    num = x.shape[1] * x.shape[2]
-    negative = x.clamp_max(0)
-    dim = (1, 2)
+def _moments(x: Float[Tensor, "b h w"]) -> Float64[Tensor, "4 b"]:
+    """Means over the pixels of [x < 0], |x|, x² and x² where x < 0."""
+    flat = x.flatten(1)
+    negative = flat.clamp_max(0)
     norm = torch.linalg.vector_norm
-    num_left = norm(negative, 0, dim=dim).double()
-    power_left = norm(negative, 2, dim=dim).double().square()
-    power = norm(x, 2, dim=dim).double().square()
-    size = norm(x, 1, dim=dim).double()
-    left, right = power_left / num_left, (power - power_left) / (num - num_left)
+    sums = [
+        norm(negative, 0, dim=1), norm(flat, 1, dim=1),
+        norm(flat, 2, dim=1).square(), norm(negative, 2, dim=1).square(),
+    ]  # fmt: skip
+    return torch.stack(sums).double() / flat.shape[1]
+
+
+def _features(moments: Float64[Tensor, "10 4 b"], table: ShapeTable) -> Float64[Tensor, "b 36"]:
+    """Asymmetric generalised Gaussians with these moments (Lasmar et al. 2009), as features.
+
+    Of the luminances shape and mean variance, of the products shape, mean, and the variances of
+    either side; zeros count to the right.
+    """
+    share_left, size, power, power_left = moments.unbind(1)
+    left, right = power_left / share_left, (power - power_left) / (1 - share_left)
     skew = (left / right).sqrt()
-    ratio = size.square() / (num * power)
-    ratio = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
+    ratio = size.square() / power * (skew**3 + 1) * (skew + 1) / (skew**2 + 1).square()
+    shape = _shape(ratio, table)
     # the mean's factor Γ(2/a)/√(Γ(1/a)Γ(3/a)) is the root of the ratio that was solved for
     mean = (right.sqrt() - left.sqrt()) * ratio.sqrt()
-    return _shape(ratio, table), mean, left, right
+    variance = (left + right) / 2
+    rows = []
+    for scale in (0, _MAPS):
+        rows += [shape[scale], variance[scale]]
+        for k in range(scale + 1, scale + _MAPS):
+            rows += [shape[k], mean[k], left[k], right[k]]
+    return torch.stack(rows, dim=1)
 
 
-def _shape(ratio: Float64[Tensor, " b"], table: ShapeTable) -> Float64[Tensor, " b"]:
+def _shape(ratio: Float64[Tensor, "m b"], table: ShapeTable) -> Float64[Tensor, "m b"]:
     """The shape with a ratio, between the table's entries by a straight line."""
     above = torch.searchsorted(table.ratios, ratio).clamp(1, len(table.ratios) - 1)
     low, high = table.ratios[above - 1], table.ratios[above]

@@ -6,8 +6,10 @@ the numbers of `normalize.pickle` are listed by the standard library's disassemb
 nothing. A pickle that holds anything but two named lists of numbers is refused.
 """
 
+import math
 import pickletools
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -75,7 +77,10 @@ def _read_svm(path: Path) -> tuple[tuple[float, float], list[list[float]]]:
         rows = [_svm_row(line) for line in body.splitlines() if line.strip()]
         if len(rows) != int(settings["total_sv"]):
             raise ValueError(f"{len(rows)} support vectors instead of {settings['total_sv']}")
-        return (float(settings["gamma"]), float(settings["rho"])), rows
+        found = (float(settings["gamma"]), float(settings["rho"]))
+        if not all(map(math.isfinite, chain(found, *rows))):
+            raise ValueError("a number that is not finite")
+        return found, rows
     except (KeyError, ValueError) as error:
         raise DataError(f"{path}: {error}; accepted: libsvm's text format, whole") from error
 
