@@ -69,7 +69,47 @@ def _matrices(
 
 @triton.jit
 @no_type_check  # Triton compiles the source itself; a checker must not wrap it
-def _colors(  # noqa: PLR0915 (one kernel; a register per harmonic)
+def _second_degree(row: tl.tensor, inside: tl.tensor) -> tuple[tl.tensor, ...]:
+    k4 = tl.load(row + 12, mask=inside, other=0.0)
+    k5 = tl.load(row + 15, mask=inside, other=0.0)
+    k6 = tl.load(row + 18, mask=inside, other=0.0)
+    k7 = tl.load(row + 21, mask=inside, other=0.0)
+    k8 = tl.load(row + 24, mask=inside, other=0.0)
+    return k4, k5, k6, k7, k8
+
+
+@triton.jit
+@no_type_check
+def _third_degree(row: tl.tensor, inside: tl.tensor) -> tuple[tl.tensor, ...]:
+    k9 = tl.load(row + 27, mask=inside, other=0.0)
+    k10 = tl.load(row + 30, mask=inside, other=0.0)
+    k11 = tl.load(row + 33, mask=inside, other=0.0)
+    k12 = tl.load(row + 36, mask=inside, other=0.0)
+    k13 = tl.load(row + 39, mask=inside, other=0.0)
+    k14 = tl.load(row + 42, mask=inside, other=0.0)
+    k15 = tl.load(row + 45, mask=inside, other=0.0)
+    return k9, k10, k11, k12, k13, k14, k15
+
+
+@triton.jit
+@no_type_check
+def _recolored(
+    color: tl.tensor, features: tl.tensor, matrix: tl.tensor, index: tl.tensor, inside: tl.tensor,
+    num: tl.tensor, NUM_FEATURES: tl.constexpr, GAUSSIANS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    gain = tl.zeros([GAUSSIANS], tl.float32)
+    offset = tl.zeros([GAUSSIANS], tl.float32)
+    for feature in tl.static_range(NUM_FEATURES):
+        plane = features + feature * tl.cast(num, tl.int64)
+        value = tl.load(plane + index, mask=inside, other=0.0)
+        gain += value * tl.load(matrix + feature * 6)
+        offset += value * tl.load(matrix + feature * 6 + 3)
+    return color + color * gain + offset
+
+
+@triton.jit
+@no_type_check
+def _colors(  # noqa: PLR0915 (one kernel: a statement for each load)
     means: tl.tensor, sh: tl.tensor, centres: tl.tensor, features: tl.tensor,
     matrices: tl.tensor, out: tl.tensor, num: tl.tensor, num_views: tl.tensor,
     COEFFICIENTS: tl.constexpr, DEGREE: tl.constexpr, NUM_FEATURES: tl.constexpr,
@@ -89,19 +129,9 @@ def _colors(  # noqa: PLR0915 (one kernel; a register per harmonic)
         k2 = tl.load(row + 6, mask=inside, other=0.0)
         k3 = tl.load(row + 9, mask=inside, other=0.0)
     if DEGREE >= 2:
-        k4 = tl.load(row + 12, mask=inside, other=0.0)
-        k5 = tl.load(row + 15, mask=inside, other=0.0)
-        k6 = tl.load(row + 18, mask=inside, other=0.0)
-        k7 = tl.load(row + 21, mask=inside, other=0.0)
-        k8 = tl.load(row + 24, mask=inside, other=0.0)
+        k4, k5, k6, k7, k8 = _second_degree(row, inside)
     if DEGREE >= 3:
-        k9 = tl.load(row + 27, mask=inside, other=0.0)
-        k10 = tl.load(row + 30, mask=inside, other=0.0)
-        k11 = tl.load(row + 33, mask=inside, other=0.0)
-        k12 = tl.load(row + 36, mask=inside, other=0.0)
-        k13 = tl.load(row + 39, mask=inside, other=0.0)
-        k14 = tl.load(row + 42, mask=inside, other=0.0)
-        k15 = tl.load(row + 45, mask=inside, other=0.0)
+        k9, k10, k11, k12, k13, k14, k15 = _third_degree(row, inside)
     first = tl.program_id(1) * VIEWS
     for view in range(first, tl.minimum(first + VIEWS, num_views)):
         color = constant
@@ -126,14 +156,7 @@ def _colors(  # noqa: PLR0915 (one kernel; a register per harmonic)
             color -= _THREE_XZZ * (k11 * y + k13 * x) * (4.0 * zz - xx - yy)
             color += _THREE_ZZZ * k12 * z * (2.0 * zz - 3.0 * xx - 3.0 * yy)
         if NUM_FEATURES > 0:
-            gain = tl.zeros([GAUSSIANS], tl.float32)
-            offset = tl.zeros([GAUSSIANS], tl.float32)
             matrix = matrices + view * (NUM_FEATURES * 6) + channel
-            for feature in tl.static_range(NUM_FEATURES):
-                plane = features + feature * tl.cast(num, tl.int64)
-                value = tl.load(plane + index, mask=inside, other=0.0)
-                gain += value * tl.load(matrix + feature * 6)
-                offset += value * tl.load(matrix + feature * 6 + 3)
-            color += color * gain + offset
+            color = _recolored(color, features, matrix, index, inside, num, NUM_FEATURES, GAUSSIANS)
         pixel = tl.cast(view, tl.int64) * num + index
         tl.store(out + pixel * 3 + channel, tl.maximum(color, 0.0), mask=inside)
