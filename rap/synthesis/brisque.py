@@ -34,13 +34,14 @@ _SMALLEST = 8
 def brisque(images: Float[Tensor, "b 3 h w"], model: BrisqueModel) -> Float[Tensor, " b"]:
     """The score of each image in [0, 1], higher is worse; infinite for a picture of one colour.
 
-    Runs on the images' device, where the model must be, without waiting for it. ValueError for
-    images below 8×8.
+    Runs on the images' device, where the model must be, without waiting for it; in float64 for
+    images in float64, else in float32. ValueError for images below 8×8.
     """
     if min(images.shape[-2:]) < _SMALLEST:
         height, width = images.shape[-2:]
         raise ValueError(f"BRISQUE of {width}x{height} images; accepted: at least 8x8")
-    red, green, blue = images.float().unbind(1)
+    floats = torch.promote_types(images.dtype, torch.float32)
+    red, green, blue = images.to(floats).unbind(1)
     gray = red * _LUMINANCE[0] + green * _LUMINANCE[1] + blue * _LUMINANCE[2]
     moments = torch.stack([_moments(x) for scale in (gray, _halved(gray)) for x in _maps(scale)])
     scaled = 2 * (_features(moments, model.table) - model.low) / (model.high - model.low) - 1
@@ -50,7 +51,7 @@ def brisque(images: Float[Tensor, "b 3 h w"], model: BrisqueModel) -> Float[Tens
     ).square()
     kernel = torch.exp(-model.gamma * squares)
     scores = (kernel * model.coefficients).sum(dim=1) - model.rho
-    return scores.float().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return scores.to(floats).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _maps(gray: Float[Tensor, "b h w"]) -> Iterator[Float[Tensor, "b _ _"]]:

@@ -1,7 +1,6 @@
 """The learned part of BRISQUE: a support-vector regression and the ranges of its features."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float64
@@ -37,7 +36,7 @@ class BrisqueModel:
     """The features that become 1."""
     table: ShapeTable = field(default_factory=shape_table)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "BrisqueModel":
         """The same model on a device."""
         names = [item.name for item in fields(self) if item.name != "table"]
         tensors = {name: getattr(self, name).to(device) for name in names}
