@@ -25,15 +25,15 @@ GROW_GRADIENT = 2e-4
 
 Screen positions run from -1 to 1 over the picture, so that the size of a picture does not count.
 """
-LARGE_EXTENT = 0.01
-"""Gaussians larger than this share of the scene's extent are split, smaller ones cloned."""
-HUGE_EXTENT = 0.1
+LARGE = 0.01
+"""Gaussians larger than this share of the scene's size are split, smaller ones cloned."""
+HUGE = 0.1
 """After the first reset of the opacities, Gaussians larger than this share are removed."""
 MIN_OPACITY = 0.005
 """Gaussians below this are removed."""
 RESET_OPACITY = 2 * MIN_OPACITY
-RESETS = 10
-"""The opacities are reset after every tenth part of the fit (every 3,000 steps of 30,000)."""
+_RESETS = 10
+_REFINEMENTS_PER_RESET = 3
 _SHRINK = 1.6
 _PIECES = 2
 
@@ -73,7 +73,7 @@ def refine(
     parameters: Parameters,
     optimizer: torch.optim.Optimizer,
     statistics: Statistics,
-    extent_m: float,
+    size_m: float,
     max_gaussians: int,
     generator: torch.Generator,
     *,
@@ -81,12 +81,12 @@ def refine(
 ) -> Statistics:
     """Remove faint (and huge) Gaussians, then clone and split; returns fresh statistics.
 
-    The number never passes `max_gaussians`, also not in between.
+    `size_m` is that of the scene. The number never passes `max_gaussians`, also not in between.
     """
-    size_m = parameters["log_scales"].amax(1).exp()
+    largest_m = parameters["log_scales"].amax(1).exp()
     kept = parameters["opacity_logits"].sigmoid() >= MIN_OPACITY
     if remove_huge:
-        kept &= size_m <= HUGE_EXTENT * extent_m
+        kept &= largest_m <= HUGE * size_m
     if not kept.any():
         # a fit that has lost everything cannot go on; the loss will say what is wrong with it
         kept.fill_(True)
@@ -95,9 +95,23 @@ def refine(
     num_kept, num_wanted = torch.stack([kept.sum(), wanted.sum()]).tolist()
     num_new = min(num_wanted, max(max_gaussians - num_kept, 0))
     chosen = torch.where(wanted, gradient, -1).topk(num_new).indices
-    is_large = size_m[chosen] > LARGE_EXTENT * extent_m
+    is_large = largest_m[chosen] > LARGE * size_m
     _clone_and_split(parameters, optimizer, kept, chosen[~is_large], chosen[is_large], generator)
     return no_statistics(parameters)
+
+
+def resets_at(iteration: int, iterations: int, refine_every: int) -> bool:
+    """Whether the opacities are reset after this step: after every tenth part of the first half.
+
+    As in the original (every 3,000 steps of 30,000, up to 15,000), but a short fit gets time to
+    recover in between.
+    """
+    return 0 < iteration <= iterations / 2 and iteration % _spacing(iterations, refine_every) == 0
+
+
+def was_reset(iteration: int, iterations: int, refine_every: int) -> bool:
+    """Whether the opacities have been reset before this step."""
+    return iteration > _spacing(iterations, refine_every)
 
 
 @torch.no_grad()
@@ -108,6 +122,10 @@ def reset_opacity(parameters: Parameters, optimizer: torch.optim.Optimizer) -> N
     for value in optimizer.state.get(logits, {}).values():
         if value.shape == logits.shape:
             value.zero_()
+
+
+def _spacing(iterations: int, refine_every: int) -> int:
+    return max(iterations // _RESETS, _REFINEMENTS_PER_RESET * refine_every)
 
 
 def _clone_and_split(

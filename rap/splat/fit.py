@@ -24,6 +24,7 @@ from rap.splat.initial import (
     check,
     initial_parameters,
     scene_extent_m,
+    scene_size_m,
 )
 from rap.splat.light import initial_light, shown
 from rap.splat.objective import Targets, objective
@@ -48,6 +49,9 @@ class Course:
     order: Int64[Tensor, "steps b"]
     """Images of every step, on the device."""
     extent_m: float
+    """Of the cameras; the unit of the means' steps."""
+    size_m: float
+    """Of what they see; the unit in which Gaussians are large."""
     config: FitConfig
 
 
@@ -114,6 +118,7 @@ def begin(
         geometry.invert(poses.double()).float().to(device),
         _image_order(len(poses), config).to(device),
         extent_m,
+        scene_size_m(poses, points),
         config,
     )
     statistics = classic.no_statistics(parameters) if config.strategy == "classic" else None
@@ -173,13 +178,13 @@ def _change_density(state: FitState, course: Course, means_lr: float) -> None:
             density.grow(parameters, optimizer, config.max_gaussians, state.generator)
         density.explore(parameters, means_lr * config.noise_lr, state.generator)
         return
-    reset_every = max(config.iterations // classic.RESETS, 1)
+    schedule = (state.iteration, config.iterations, config.refine_every)
     if due:
         state.statistics = classic.refine(
-            parameters, optimizer, state.statistics, course.extent_m, config.max_gaussians,
-            state.generator, remove_huge=state.iteration > reset_every,
+            parameters, optimizer, state.statistics, course.size_m, config.max_gaussians,
+            state.generator, remove_huge=classic.was_reset(*schedule),
         )  # fmt: skip
-    if in_phase and state.iteration % reset_every == 0:
+    if classic.resets_at(*schedule):
         classic.reset_opacity(parameters, optimizer)
 
 

@@ -55,6 +55,16 @@ def scene_extent_m(poses: Float[Tensor, "n 4 4"]) -> float:
     return max(1.1 * float(distances.max()), _MIN_EXTENT_M)
 
 
+def scene_size_m(poses: Float[Tensor, "n 4 4"], points: Points) -> float:
+    """Size of what is seen: the cameras' extent, or the median distance of the points from them.
+
+    3DGS takes the first, which is tiny where cameras in the middle of a room look outwards.
+    """
+    centre = poses[:, :3, 3].double().mean(0)
+    distances = torch.linalg.vector_norm(points.xyz.double() - centre, dim=1)
+    return max(scene_extent_m(poses), float(distances.median()))
+
+
 def initial_parameters(
     points: Points, extent_m: float, config: FitConfig, generator: torch.Generator
 ) -> density.Parameters:

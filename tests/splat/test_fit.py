@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rap import scene
+from rap import geometry, scene
 from rap.config import FitConfig
 from rap.data import room
 from rap.scene import Frame, Points, Scene
 from rap.splat.fit import FitError, fit
+from rap.splat.render import render
 from rap.splat.scores import evaluate_renders
 from rap.splat.sheet import contact_sheet
 
@@ -183,3 +184,45 @@ def test_appearance_is_fitted_only_when_asked_for(small_room: Scene) -> None:
     torch.testing.assert_close(light.exposure.mean(0), torch.eye(3, 4), atol=1e-6, rtol=0)
     assert light.output.abs().max() > 0
     assert (light.exposure - torch.eye(3, 4)).abs().max() > 0
+
+
+def depths_of(frames: tuple[Frame, ...]) -> Tensor:
+    maps = [frame.depth for frame in frames if isinstance(frame.depth, np.ndarray)]
+    return torch.from_numpy(np.stack(maps))
+
+
+def test_the_classic_strategy_fits_within_the_bound(
+    small_room: Scene, device: torch.device
+) -> None:
+    """It gains several dB, grows, and stays below max_gaussians."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    config = replace(CONFIG, strategy="classic", max_gaussians=800, opacities_lr=0.3)
+    numbers, gains = [], []
+    for iterations in (1, 120):
+        fitted = fit(
+            images, poses, small_room.camera, points_of(small_room),
+            replace(config, iterations=iterations), device,
+        )  # fmt: skip
+        numbers.append(fitted.num)
+        gains.append(evaluate_renders(fitted, images, poses, small_room.camera).psnr.mean())
+    assert numbers[0] == 600
+    assert 600 < numbers[1] <= 800
+    assert gains[1] - gains[0] > 2
+
+
+def test_depth_brings_the_surfaces_to_where_they_are(
+    small_room: Scene, device: torch.device
+) -> None:
+    """With depth in the loss the rendered depth of unseen poses comes closer to the true one."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    depths, points = depths_of(small_room.train), points_of(small_room)
+    expected = depths_of(small_room.test).to(device)
+    viewpoints = geometry.invert(scene.poses(small_room.test)).float().to(device)
+    errors = []
+    for weight in (0.0, 0.5):
+        config = replace(CONFIG, iterations=60, depth_weight=weight)
+        fitted = fit(images, poses, small_room.camera, points, config, device, depths=depths)
+        shown = render(fitted, small_room.camera, viewpoints, with_depth=True).depth
+        assert shown is not None
+        errors.append(float((shown - expected)[expected > 0].abs().mean()))
+    assert errors[1] < 0.8 * errors[0]

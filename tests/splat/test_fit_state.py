@@ -1,0 +1,108 @@
+"""An interrupted fit goes on to the same bits, and only with what it was started with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rap.camera import Camera
+from rap.config import FitConfig
+from rap.scene import Points
+from rap.splat import fit as fitting
+from rap.splat.fit import FitError, Saving, fit
+from rap.splat.gaussians import Gaussians, load_ply
+from rap.splat.state import FitState
+
+CAMERA = Camera(20.0, 20.0, 12.0, 10.0, 24, 20)
+CONFIG = FitConfig(iterations=14, max_gaussians=90, sh_degree=1, refine_every=3, means_lr=1e-2)
+CPU = torch.device("cpu")
+
+
+class KilledError(Exception):
+    """Stands for a killed process."""
+
+
+def run(config: FitConfig, saving: Saving | None = None, seed: int = 0) -> Gaussians:
+    """A small fit to noise."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (4, 3, 20, 24), generator=generator).byte()
+    poses = torch.eye(4).repeat(4, 1, 1)
+    poses[:, :3, 3] = 0.1 * torch.randn(4, 3, generator=generator)
+    xyz = torch.randn(70, 3, generator=generator) * 0.5 + torch.tensor([0.0, 0.0, 2.0])
+    points = Points(xyz, torch.randint(0, 256, (70, 3), generator=generator).byte())
+    return fit(images, poses, CAMERA, points, config, CPU, saving=saving)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have the step of this number fail, until the patch is undone by the next call."""
+    original = fitting.step
+
+    def at(number: int) -> None:
+        def step(state: FitState, course: fitting.Course) -> tuple[torch.Tensor, torch.Tensor]:
+            if state.iteration == number:
+                raise KilledError
+            return original(state, course)
+
+        monkeypatch.setattr(fitting, "step", step)
+
+    return at
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, replace(CONFIG, strategy="classic"), replace(CONFIG, appearance_dim=3)],
+    ids=["mcmc", "classic", "appearance"],
+)
+def test_a_resumed_fit_ends_with_the_same_bits(
+    tmp_path: Path, interrupt: Callable[[int], None], config: FitConfig
+) -> None:
+    """Interrupted in the middle, with every random draw and moment in place again."""
+    saving = Saving(tmp_path / "state.safetensors", every_s=0.0)
+    expected = run(config)
+    interrupt(8)
+    with pytest.raises(KilledError):
+        run(config, saving)
+    interrupt(-1)
+    found = run(config, replace(saving, resume=True))
+    assert found.num == expected.num
+    for name in ("means", "quats", "log_scales", "opacity_logits", "sh"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    if expected.appearance is not None:
+        assert found.appearance is not None
+        assert torch.equal(found.appearance.codes, expected.appearance.codes)
+
+
+def test_the_fit_can_be_looked_at_while_it_goes_on(
+    tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    """Beside the state lies a .ply of the Gaussians at that moment."""
+    saving = Saving(tmp_path / "state.safetensors", tmp_path / "partial.ply", every_s=0.0)
+    interrupt(5)
+    with pytest.raises(KilledError):
+        run(CONFIG, saving)
+    assert load_ply(tmp_path / "partial.ply").num >= 70
+    assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "partial.ply"}
+
+
+def test_a_state_of_another_fit_is_refused(tmp_path: Path) -> None:
+    """Other settings or other images: the message names the file and what to do."""
+    saving = Saving(tmp_path / "state.safetensors", every_s=0.0)
+    run(CONFIG, saving)
+    again = replace(saving, resume=True)
+    for config, seed in ((replace(CONFIG, seed=8), 0), (CONFIG, 1)):
+        with pytest.raises(FitError, match=r"state\.safetensors.*other settings, images or points"):
+            run(config, again, seed)
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    """A torn file and one that is no state give one clear error each."""
+    path = tmp_path / "state.safetensors"
+    run(CONFIG, Saving(path, every_s=0.0))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(FitError, match="no state of a fit that can be read"):
+        run(CONFIG, Saving(path, resume=True))
+    with pytest.raises(FitError, match="no state of a fit that can be read"):
+        run(CONFIG, Saving(tmp_path / "missing.safetensors", resume=True))
