@@ -6,9 +6,11 @@ Committed ones lie under `benchmarks/baselines/`; a machine that has none there 
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import (
@@ -22,9 +24,38 @@ from benchmarks.harness.record import (
     read_record,
     write_json,
 )
+from benchmarks.harness.statistics import t_quantile
 
+REQUIRED = object()
+DEFAULTS: dict[str, Any] = {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in dataclasses.asdict(Record("", "")).items()
+    if name not in ("id", "node")
+}
+"""What a field of a record is where a baseline does not say."""
 COMMITTED = Path("benchmarks/baselines")
 LOCAL = Path(".benchmarks/rap")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a benchmark's times differ between processes of the same code on one machine."""
+
+    sessions: int
+    """Processes that were recorded; the stored values are their medians."""
+    log_sd: Mapping[str, float]
+    """Standard deviation of a time's logarithm over them, for each metric that is a time."""
+
+    def reach(self, metric: str, probability: float) -> float:
+        """How far above the stored log time one more session stays with this probability.
+
+        The upper prediction bound for one more normal value; infinite for fewer than two sessions.
+        """
+        spread = self.log_sd.get(metric)
+        if spread is None or self.sessions < 2:
+            return math.inf
+        quantile = t_quantile(probability, self.sessions - 1)
+        return quantile * spread * math.sqrt(1 + 1 / self.sessions)
 
 
 @dataclass(frozen=True)
@@ -36,6 +67,8 @@ class Baseline:
     records: Mapping[str, Record]
     origins: Mapping[str, str]
     """Commit, day and digest of the measured package, of each record."""
+    noise: Mapping[str, Noise] = field(default_factory=dict)
+    """Of the benchmarks that were recorded in several sessions."""
 
 
 def locate(root: Path, key: str, suite: str, folder: Path | None = None) -> Path:
@@ -65,16 +98,28 @@ def read_baseline(path: Path, key: str, suite: str) -> Baseline | None:
     entries = content.get("benchmarks")
     if not isinstance(entries, dict) or not entries:
         raise RecordError(f"{path}: holds no benchmarks")
-    records, origins = {}, {}
+    records, origins, noise = {}, {}, {}
     for name, entry in entries.items():
         where = f"{path}: {name}"
         if not isinstance(entry, dict) or not isinstance(entry.get("origin"), str):
             raise RecordError(f"{where}: has no origin")
-        record = read_record({k: v for k, v in entry.items() if k != "origin"}, where)
+        values = {key: value for key, value in entry.items() if key not in ("origin", "noise")}
+        record = read_record({**DEFAULTS, **values}, where)
         if record.id != name or record.outcome != "passed" or not finite(record):
             raise RecordError(f"{where}: is no finite, passed measurement of {name}")
         records[name], origins[name] = record, entry["origin"]
-    return Baseline(read_machine(content.get("machine"), path), suite, records, origins)
+        if "noise" in entry:
+            noise[name] = _read_noise(entry["noise"], where)
+    return Baseline(read_machine(content.get("machine"), path), suite, records, origins, noise)
+
+
+def _read_noise(content: object, where: str) -> Noise:
+    if isinstance(content, dict) and set(content) == {"sessions", "log_sd"}:
+        sessions, spread = content["sessions"], content["log_sd"]
+        known = isinstance(spread, dict) and all(isinstance(v, float) for v in spread.values())
+        if isinstance(sessions, int) and known:
+            return Noise(sessions, spread)
+    raise RecordError(f"{where}.noise: write sessions (a count) and log_sd (numbers by metric)")
 
 
 def added(baseline: Baseline | None, session: Session) -> Baseline:
@@ -89,8 +134,9 @@ def renewed(baseline: Baseline | None, session: Session, asked: Collection[str])
     kept = {} if baseline is None else dict(baseline.records)
     for name in asked:
         kept.pop(name, None)
-    origins = {} if baseline is None else baseline.origins
-    old = Baseline(session.machine, session.suite, kept, {name: origins[name] for name in kept})
+    origins = {} if baseline is None else {name: baseline.origins[name] for name in kept}
+    noise = {} if baseline is None else {n: v for n, v in baseline.noise.items() if n in kept}
+    old = Baseline(session.machine, session.suite, kept, origins, noise)
     return _with(old, session.records, session)
 
 
@@ -105,11 +151,16 @@ def _with(old: Baseline, new: Iterable[Record], session: Session) -> Baseline:
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:
-    """Write by rename; numbers are rounded to six digits, so that files are small and diff well."""
-    entries = {
-        name: _rounded({**dataclasses.asdict(record), "origin": baseline.origins[name]})
-        for name, record in baseline.records.items()
-    }
+    """Write by rename, so that files are small and diff well.
+
+    Numbers have six digits, metrics a line each; what a field is without saying so is left out.
+    """
+    entries = {}
+    for name, record in baseline.records.items():
+        entry = _rounded({**dataclasses.asdict(record), "origin": baseline.origins[name]})
+        if name in baseline.noise:
+            entry["noise"] = _rounded(dataclasses.asdict(baseline.noise[name]))
+        entries[name] = {key: v for key, v in entry.items() if v != DEFAULTS.get(key, REQUIRED)}
     content = {
         "schema": SCHEMA,
         "kind": "baseline",
@@ -118,15 +169,13 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
         "machine": dataclasses.asdict(baseline.machine),
         "benchmarks": entries,
     }
-    write_json(path, content)
+    write_json(path, content, depth=("benchmarks", "*", "metrics"))
 
 
-def _rounded(content: Mapping[str, object]) -> dict[str, object]:
-    return {
-        name: {k: _six_digits(v) for k, v in value.items()} if isinstance(value, dict) else value
-        for name, value in content.items()
-    }
-
-
-def _six_digits(value: object) -> object:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _rounded(content: Any) -> Any:  # noqa: ANN401 (whatever JSON holds)
+    """Floats of six digits, lists instead of tuples."""
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content

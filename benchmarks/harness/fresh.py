@@ -30,8 +30,7 @@ class Fresh:
 
     def measure(self, machine: Machine, suite: str, records: Sequence[Record]) -> Session:
         """Measure these benchmarks once more; one that gives no record comes back as errored."""
-        command = self.command([record.node for record in records])
-        measured, problem = self._session(command)
+        measured, problem = self.session([record.node for record in records])
         if measured is None:
             measured = Session(machine, suite, "unknown")
         missing = [record for record in records if record.id not in measured.by_id()]
@@ -40,11 +39,13 @@ class Fresh:
 
     def count(self, records: Sequence[Record]) -> tuple[dict[str, Record], str]:
         """The records of a counting process, by id, and how it ended if it gave none."""
-        command = [*self.command([record.node for record in records]), "--benchmark-count"]
-        counted, problem = self._session(command)
+        nodes = [record.node for record in records]
+        counted, problem = self.session(nodes, "--benchmark-count")
         return ({} if counted is None else dict(counted.by_id())), problem
 
-    def _session(self, command: Sequence[str]) -> tuple[Session | None, str]:
+    def session(self, selection: Sequence[str], *options: str) -> tuple[Session | None, str]:
+        """What a fresh process measured of a selection; None, and how it ended, if nothing."""
+        command = [*self.command(selection), *options]
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
             output = Path(folder) / "records.json"
             problem = self._run([*command, "-q", "-p", "no:cacheprovider"], output)

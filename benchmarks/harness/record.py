@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -123,26 +123,42 @@ def _read_subject(content: object, where: str) -> Subject | None:
     return Subject(**_fields(Subject, content, f"{where}: subject"))
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Sorted and indented, so that it diffs well; a killed run leaves the old file."""
+def write_json(path: Path, content: Mapping[str, object], depth: Sequence[str] = ()) -> None:
+    """Sorted and indented, so that it diffs well; a killed run leaves the old file.
+
+    With `depth`, names of nested objects (`*`: all), only what is on that way has a line for each
+    of its keys; everything else is on one line.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        text = json.dumps(content, indent=1, sort_keys=True)
+        text = _spread(content, depth) if depth else json.dumps(content, indent=1, sort_keys=True)
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path, kind: str) -> dict[str, Any]:
-    """The content of one of our files, its schema and kind checked."""
+def _spread(content: object, depth: Sequence[str], indent: str = "") -> str:
+    if not isinstance(content, dict):
+        return json.dumps(content, sort_keys=True)
+    lines = []
+    for name, value in sorted(content.items()):
+        text = json.dumps(value, sort_keys=True)
+        if depth and depth[0] in (name, "*"):
+            text = _spread(value, depth[1:], f"{indent} ")
+        lines.append(f"{indent} {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+def read_json(path: Path, *kinds: str) -> dict[str, Any]:
+    """The content of one of our files, of one of these kinds, its schema checked."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("kind") != kind:
-        raise RecordError(f"{path}: is not a {kind} of this harness")
+    if not isinstance(content, dict) or content.get("kind") not in kinds:
+        raise RecordError(f"{path}: is not a {' or '.join(kinds)} of this harness")
     if content.get("schema") != SCHEMA:
         raise RecordError(
             f"{path}: has schema {content.get('schema')!r}, this harness reads {SCHEMA}; "

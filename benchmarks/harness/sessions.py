@@ -1,0 +1,179 @@
+"""Recorded sessions: where they are kept, what makes them unfit, and how several make a baseline.
+
+A baseline is what main's code measured on one machine. So sessions that failed, were disturbed, or
+came from code that nobody can name again are refused, each with its reason.
+"""
+
+import datetime
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.harness.baseline import Baseline, Noise
+from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
+from benchmarks.harness.statistics import median
+from benchmarks.harness.verdict import SEVERITY, Code
+
+FOLDER = Path(".benchmarks/sessions")
+STEADY_SHARE = 0.5
+"""Of a benchmark's sessions, the share that must have been steady and valid; those are kept."""
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why sessions cannot become a baseline, and the exit code that it means."""
+
+    code: Code
+    text: str
+
+
+def session_path(root: Path, session: Session, now: datetime.datetime) -> Path:
+    """Where a recorded session is kept: sorted by its time within its machine and suite."""
+    name = f"{now.astimezone(datetime.UTC):%Y%m%d-%H%M%S-%f}-{session.commit}.json"
+    return root / FOLDER / session.machine.key / session.suite / name
+
+
+def newest_sessions(root: Path, key: str, suite: str) -> list[Path]:
+    """The files of the newest recorded session and of all others of the same code."""
+    files = sorted((root / FOLDER / key / suite).glob("*.json"), reverse=True)
+    if not files:
+        return []
+    newest = code_of(read_session(files[0]))
+    return sorted(file for file in files if code_of(read_session(file)) == newest)
+
+
+def code_of(session: Session) -> tuple[str, str]:
+    """What was measured: the commit and the digest of the package."""
+    return session.commit, "" if session.subject is None else session.subject.digest
+
+
+def worst_code(objections: Sequence[Objection]) -> Code:
+    """The gravest exit code; PASS without any objection."""
+    codes = {objection.code for objection in objections}
+    return next((code for code in SEVERITY if code in codes), Code.PASS)
+
+
+def objections(sessions: Sequence[Session]) -> list[Objection]:
+    """Everything that keeps these sessions from becoming one baseline."""
+    found = [Objection(Code.USAGE, text) for text in _unusable(sessions)]
+    names = dict.fromkeys(record.id for session in sessions for record in session.records)
+    for name in names:
+        found += _about(name, [session.by_id().get(name) for session in sessions])
+    if not any(record.outcome == "passed" for s in sessions for record in s.records):
+        found.append(Objection(Code.COVERAGE, "nothing was measured"))
+    return found
+
+
+def _unusable(sessions: Sequence[Session]) -> Iterator[str]:
+    """What is wrong with whole sessions."""
+    for session in sessions:
+        if session.faults:
+            yield f"faults were injected: {session.faults}"
+        if session.commit.endswith("+dirty"):
+            yield f"measured a tree with changes that are in no commit: {session.commit}"
+        if session.commit in ("", "unknown"):
+            yield "the commit is not known: set BENCHMARK_COMMIT where there is no git history"
+        names = [record.id for record in session.records]
+        if len(set(names)) < len(names):
+            yield "two benchmarks of a session share an id"
+    for what, values in (
+        ("machines", {session.machine.key for session in sessions}),
+        ("suites", {session.suite for session in sessions}),
+        ("versions of the code", {" ".join(code_of(session)) for session in sessions}),
+    ):
+        if len(values) > 1:
+            yield f"the sessions are of {len(values)} {what}: {', '.join(sorted(values))}"
+
+
+def _about(name: str, records: Sequence[Record | None]) -> Iterator[Objection]:
+    """What is wrong with one benchmark's records, one for each session."""
+    present = [record for record in records if record is not None]
+    if all(record.outcome == "skipped" for record in present):
+        return
+    if len(present) < len(records):
+        yield Objection(Code.COVERAGE, f"{name}: is missing in some sessions")
+    for record in present:
+        if record.outcome == "wrong":
+            yield Objection(Code.REGRESSION, f"{name}: wrong answer ({record.reason})")
+        elif record.outcome != "passed":
+            yield Objection(Code.COVERAGE, f"{name}: {record.outcome} ({record.reason})")
+        elif not finite(record):
+            yield Objection(Code.REGRESSION, f"{name}: holds a number that is not finite")
+    passed = [record for record in present if record.outcome == "passed"]
+    for counter in sorted({counter for record in passed for counter in record.counters}):
+        if len({record.counters.get(counter) for record in passed}) > 1:
+            yield Objection(Code.REGRESSION, f"{name}: {counter} differs between the sessions")
+    if passed and len(steady(passed)) < max(1, STEADY_SHARE * len(passed)):
+        reasons = sorted({reason for record in passed for reason in _disturbances(record)})
+        text = f"{name}: {', '.join(reasons)}; record it again on a quieter machine"
+        yield Objection(Code.ENVIRONMENT, text)
+
+
+def _disturbances(record: Record) -> Iterator[str]:
+    if record.warm_up == "unsteady":
+        yield "unsteady (still changing by over 0.5 % when warm-up was cut off)"
+    yield from record.invalid
+
+
+def steady(records: Sequence[Record]) -> list[Record]:
+    """The records whose times say something about the code."""
+    return [record for record in records if not [*_disturbances(record)]]
+
+
+def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
+    """One baseline of sessions without objections: medians, and how far the sessions lie apart.
+
+    RecordError without a session.
+    """
+    if not sessions:
+        raise RecordError("no sessions to combine")
+    first = sessions[0]
+    records: dict[str, Record] = {}
+    noise: dict[str, Noise] = {}
+    for name in first.by_id():
+        measured = [record for s in sessions if (record := s.by_id().get(name)) is not None]
+        kept = steady([record for record in measured if record.outcome == "passed"])
+        if kept:
+            records[name] = _middle(kept)
+            if len(kept) > 1:
+                noise[name] = Noise(len(kept), _log_sd(kept))
+    commit, digest = code_of(first)
+    origin = f"{commit}, {day.isoformat()}" + (f", package {digest}" if digest else "")
+    return Baseline(first.machine, first.suite, records, dict.fromkeys(records, origin), noise)
+
+
+def _middle(records: Sequence[Record]) -> Record:
+    """The median of every number; intervals at their widest; what is no number from the last."""
+    return replace(
+        records[-1],
+        metrics=_medians([record.metrics for record in records]),
+        canary=_medians([record.canary for record in records]),
+        facts=_medians([record.facts for record in records]),
+        intervals={
+            name: max(record.intervals.get(name, 0.0) for record in records)
+            for name in records[-1].intervals
+        },
+    )
+
+
+def _medians(numbers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each name that all of them have."""
+    names = [name for name in numbers[0] if all(name in other for other in numbers)]
+    return {name: median([other[name] for other in numbers]) for name in names}
+
+
+def _log_sd(records: Sequence[Record]) -> dict[str, float]:
+    """Standard deviation of the logarithm of each time over the sessions."""
+    times = _medians([record.metrics for record in records])
+    return {
+        name: _deviation([math.log(record.metrics[name]) for record in records])
+        for name in times
+        if name.endswith("_s") and not name.endswith("_per_s")
+        and all(record.metrics[name] > 0 for record in records)
+    }  # fmt: skip
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,297 @@
+"""`python -m benchmarks baseline`: what is accepted, what is refused and why, what is shown."""
+
+import dataclasses
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline, write_baseline
+from benchmarks.harness.machine import Machine, this_machine
+from benchmarks.harness.record import Record, Session, write_session
+from benchmarks.harness.sessions import combined, newest_sessions, session_path
+from benchmarks.harness.subject import Subject
+from benchmarks.harness.verdict import Code
+
+ROOT = Path(__file__).resolve().parents[2]
+DAY = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+STEP = Record(
+    "step", "benchmarks/bench_toy.py::bench_step", warm_up="verified",
+    metrics={"time_s": 1.0, "error_m": 0.1}, counters={"launches": 3},
+)  # fmt: skip
+SUBJECT = Subject("/tree/rap/__init__.py", "0123456789ab")
+
+
+def times(value: float, record: Record = STEP) -> Record:
+    """The benchmark at another time."""
+    return dataclasses.replace(record, metrics={**record.metrics, "time_s": value})
+
+
+def run(machine: Machine, *records: Record, commit: str = "abc123") -> Session:
+    """A clean session."""
+    return Session(machine, "room", commit, records, subject=SUBJECT)
+
+
+@pytest.fixture(scope="session")
+def here() -> Machine:
+    """The machine of these tests, without a GPU: its key is where the commands look."""
+    return this_machine("cpu")[0]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Keeps sessions as `baseline record` does, one minute after the other."""
+
+    def keep(*sessions: Session) -> list[Path]:
+        paths = []
+        for number, session in enumerate(sessions):
+            moment = DAY + datetime.timedelta(minutes=number)
+            paths.append(session_path(tmp_path, session, moment))
+            write_session(paths[-1], session)
+        return paths
+
+    return keep
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs a command on a tree without history; its exit code and what it printed."""
+
+    def command(action: str, *arguments: str) -> tuple[int, str]:
+        code = main(["baseline", action, *arguments, "--device", "cpu"], tmp_path)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return command
+
+
+def accepted(root: Path, machine: Machine) -> Baseline | None:
+    """What lies in the folder that is committed."""
+    return read_baseline(root / COMMITTED / machine.key / "room.json", machine.key, "room")
+
+
+Keep = Callable[..., list[Path]]
+Command = Callable[..., tuple[int, str]]
+
+
+def test_sessions_become_a_baseline_that_knows_its_noise(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Medians, the spread of the sessions, and where the numbers come from."""
+    keep(*(run(here, times(value)) for value in (1.0, 1.1, 0.9, 1.02, 0.98)))
+    code, printed = command("accept")
+    assert (code, "accepted 1 benchmarks of 5 sessions" in printed) == (0, True), printed
+    assert f"baseline: {here.key}: WHY" in printed
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert stored.records["step"].metrics["time_s"] == 1.0
+    assert stored.origins["step"].startswith("abc123, 20")
+    assert stored.origins["step"].endswith("package 0123456789ab")
+    assert stored.noise["step"].sessions == 5
+    assert stored.noise["step"].log_sd["time_s"] == pytest.approx(0.072, abs=0.001)
+    assert set(stored.noise["step"].log_sd) == {"time_s"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"commit": "abc123+dirty"}, Code.USAGE, "changes that are in no commit"),
+        ({"commit": "unknown"}, Code.USAGE, "BENCHMARK_COMMIT"),
+        ({"faults": "slow:30"}, Code.USAGE, "faults were injected: slow:30"),
+        ({"records": (STEP, STEP)}, Code.USAGE, "share an id"),
+        ({"records": ()}, Code.COVERAGE, "nothing was measured"),
+        (
+            {"records": (dataclasses.replace(STEP, outcome="wrong", reason="off"),)},
+            Code.REGRESSION, "step: wrong answer (off)",
+        ),
+        (
+            {"records": (dataclasses.replace(STEP, outcome="errored", reason="boom"),)},
+            Code.COVERAGE, "step: errored (boom)",
+        ),
+        (
+            {"records": (dataclasses.replace(STEP, warm_up="unsteady"),)},
+            Code.ENVIRONMENT, "step: unsteady",
+        ),
+        (
+            {"records": (dataclasses.replace(STEP, invalid=("hw_thermal",)),)},
+            Code.ENVIRONMENT, "step: hw_thermal",
+        ),
+        ({"records": (times(float("nan")),)}, Code.REGRESSION, "not finite"),
+    ],
+)  # fmt: skip
+def test_unfit_session_is_refused(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command,
+    change: dict[str, object], code: Code, said: str,
+) -> None:  # fmt: skip
+    """Failed, unsteady, dirty, unstamped: nothing is written, the reason is."""
+    keep(dataclasses.replace(run(here, STEP), **change))
+    found, printed = command("accept")
+    assert (found, said in printed) == (code, True), printed
+    assert accepted(tmp_path, here) is None
+
+
+def test_sessions_of_different_code_or_machines_do_not_mix(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Named one by one on the command line, they are refused together."""
+    other = dataclasses.replace(run(here, STEP), subject=Subject("/x", "another"))
+    foreign = run(dataclasses.replace(here, cpu="Other CPU"), STEP)
+    for odd, said in ((other, "2 versions of the code"), (foreign, "2 machines")):
+        files = [str(path) for path in keep(run(here, STEP), odd)]
+        code, printed = command("accept", *files)
+        assert (code, said in printed) == (Code.USAGE, True), printed
+
+
+def test_changing_counter_is_no_exact_counter(here: Machine, keep: Keep, command: Command) -> None:
+    """It would turn runs red by chance."""
+    keep(run(here, STEP), run(here, dataclasses.replace(STEP, counters={"launches": 4})))
+    code, printed = command("accept")
+    assert (code, "launches differs" in printed) == (Code.REGRESSION, True), printed
+
+
+def test_one_disturbed_session_of_three_is_left_out(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Two steady ones are enough, and its times do not count."""
+    hot = dataclasses.replace(times(9.0), invalid=("hw_thermal",))
+    keep(run(here, times(1.0)), run(here, hot), run(here, times(1.0)))
+    assert command("accept")[0] == 0
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert (stored.records["step"].metrics["time_s"], stored.noise["step"].sessions) == (1.0, 2)
+
+
+def test_only_the_newest_code_s_sessions_count(tmp_path: Path, here: Machine, keep: Keep) -> None:
+    """Older commits stay on disk and out of the baseline."""
+    keep(run(here, times(5.0), commit="old"), run(here, STEP), run(here, STEP))
+    assert len(newest_sessions(tmp_path, here.key, "room")) == 2
+
+
+def test_stored_benchmark_that_was_not_measured_needs_a_word(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Kept or dropped, as said; never in silence."""
+    other = dataclasses.replace(STEP, id="other")
+    keep(run(here, STEP, other))
+    assert command("accept")[0] == 0
+    (part,) = keep(run(here, times(2.0), commit="def456"))
+    code, printed = command("accept", str(part))
+    assert (code, "--keep-others keeps it" in printed) == (Code.COVERAGE, True), printed
+    code, printed = command("accept", str(part), "--keep-others")
+    assert (code, "step time_s: 1 s -> 2 s (+100.0%)" in printed) == (0, True), printed
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert stored.origins["other"].startswith("abc123")
+    assert stored.origins["step"].startswith("def456")
+    assert command("accept", str(part), "--drop-others")[0] == 0
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert set(stored.records) == {"step"}
+
+
+def test_baseline_of_a_foreign_machine_goes_under_its_own_key(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """A GPU machine without history sends its sessions here; this machine's are untouched."""
+    board = dataclasses.replace(here, device="cuda", gpu="NVIDIA H200", num_gpus=1)
+    (file,) = keep(run(board, STEP))
+    assert command("accept", str(file))[0] == 0
+    assert accepted(tmp_path, board) is not None
+    assert accepted(tmp_path, here) is None
+
+
+def test_local_baseline_can_be_accepted(tmp_path: Path, here: Machine, command: Command) -> None:
+    """What `pytest benchmarks --benchmark-record` has written."""
+    folder = tmp_path / ".benchmarks/rap" / here.key
+    stored = combined([run(here, STEP)], DAY.date())
+    write_baseline(folder / "room.json", stored)
+    assert command("accept")[0] == 0
+    found = accepted(tmp_path, here)
+    assert found is not None
+    assert found.records == stored.records
+
+
+def test_nothing_recorded_says_what_to_do(command: Command) -> None:
+    """And a file of another kind is refused."""
+    code, printed = command("accept")
+    assert (code, "python -m benchmarks baseline record" in printed) == (Code.USAGE, True)
+
+
+def test_unreadable_session_is_usage(tmp_path: Path, command: Command) -> None:
+    """An older schema, half a file, another kind of file."""
+    path = tmp_path / "x.json"
+    for text, said in (
+        ('{"kind": "session", "schema": 1}', "schema 1, this harness reads 2"),
+        ('{"kind": "ses', "cannot be read as JSON"),
+        ('{"kind": "shopping"}', "not a session or baseline"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        code, printed = command("accept", str(path))
+        assert (code, said in printed) == (Code.USAGE, True), printed
+
+
+def test_diff_shows_what_moved(here: Machine, keep: Keep, command: Command) -> None:
+    """Stored against recorded; a foreign file is refused."""
+    keep(run(here, STEP))
+    assert command("accept")[0] == 0
+    new = dataclasses.replace(times(1.005), counters={"launches": 4})
+    keep(run(here, new, dataclasses.replace(STEP, id="more"), commit="def456"))
+    code, printed = command("diff")
+    assert code == 0
+    assert printed.splitlines() == ["more: new", "step launches: 3 -> 4"]
+    assert "step time_s: 1 s -> 1.005 s (+0.5%)" in command("diff", "--all")[1]
+    mine, foreign = keep(run(here, STEP), run(dataclasses.replace(here, cores=99), STEP))
+    code, printed = command("diff", str(mine), str(foreign))
+    assert (code, "cannot be compared" in printed) == (Code.USAGE, True)
+
+
+def test_list_names_every_file(here: Machine, keep: Keep, command: Command) -> None:
+    """The one of this machine is marked."""
+    keep(*[run(here, STEP)] * 5)
+    assert command("accept")[0] == 0
+    printed = command("list")[1]
+    assert f"* {here.key} room: 1 benchmarks, the noise of 1 known; from abc123" in printed
+    assert f"{here.key} room: 5 recorded sessions" in printed
+
+
+BENCHMARKS = """
+import pytest
+@pytest.mark.parametrize("n", [1, 2])
+def bench_toy(measure, n):
+    measure(lambda: sum(range(100)), rounds=3)
+"""
+
+
+@pytest.mark.slow
+def test_record_and_accept_in_a_real_tree(tmp_path: Path) -> None:
+    """Two sessions in processes of their own, each in its order, of a committed tree."""
+    benchmarks = tmp_path / "benchmarks"
+    benchmarks.mkdir()
+    for name in ("harness", "__main__.py", "__init__.py", "policy.toml"):
+        (benchmarks / name).symlink_to(ROOT / "benchmarks" / name)
+    (benchmarks / "bench_toy.py").write_text(BENCHMARKS, encoding="utf-8")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / ".gitignore").write_text("__pycache__\n.benchmarks\n", encoding="utf-8")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    script = "import sys; from pathlib import Path; from benchmarks.__main__ import main;"
+    for action in (["record", "--sessions", "2"], ["accept"]):
+        line = f"{script} sys.exit(main({['baseline', *action, '--device', 'cpu']!r}, Path('.')))"
+        done = subprocess.run([sys.executable, "-c", line], cwd=tmp_path, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    sessions = [json.loads(path.read_text(encoding="utf-8"))
+                for path in (tmp_path / ".benchmarks").rglob("*.json")]  # fmt: skip
+    assert len({session["order"] for session in sessions}) == 2
+    (path,) = (tmp_path / COMMITTED).rglob("room.json")
+    assert set(json.loads(path.read_text(encoding="utf-8"))["benchmarks"]) == {
+        "toy[n=1]", "toy[n=2]",
+    }  # fmt: skip
