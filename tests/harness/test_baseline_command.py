@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_sessions_become_a_baseline_that_knows_its_noise(
 )  # fmt: skip
 def test_unfit_session_is_refused(
     tmp_path: Path, here: Machine, keep: Keep, command: Command,
-    change: dict[str, object], code: Code, said: str,
+    change: dict[str, Any], code: Code, said: str,
 ) -> None:  # fmt: skip
     """Failed, unsteady, dirty, unstamped: nothing is written, the reason is."""
     keep(dataclasses.replace(run(here, STEP), **change))

@@ -1,0 +1,60 @@
+"""`python -m benchmarks doctor`: whether this machine is fit to measure, and what is missing."""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.harness import fitness
+from benchmarks.harness.baseline import locate, read_baseline
+from benchmarks.harness.commands import Subparsers
+from benchmarks.harness.fitness import Finding
+from benchmarks.harness.machine import commit_of, resolve_device, slug, this_machine
+from benchmarks.harness.policy import read_policy
+from benchmarks.harness.suite import POLICY
+from benchmarks.harness.verdict import Code
+
+
+def add(subparsers: Subparsers) -> None:
+    """The command line of `doctor`."""
+    parser = subparsers.add_parser("doctor", help="is this machine fit to measure?")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--scene", default="room", metavar="PATH")
+    parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Print every finding; 11 (ENVIRONMENT) if one makes the machine unfit."""
+    found = list(examine(arguments))
+    for finding in found:
+        mark = {"ok": " ", "warning": "!", "unfit": "X"}[finding.level]
+        sys.stdout.write(f"{mark} {finding.text}\n")
+    unfit = sum(finding.level == "unfit" for finding in found)
+    doubts = sum(finding.level == "warning" for finding in found)
+    word = "NOT FIT to measure" if unfit else "fit to measure"
+    sys.stdout.write(f"{word}: {unfit} obstacles, {doubts} doubts\n")
+    return Code.ENVIRONMENT if unfit else Code.PASS
+
+
+def examine(arguments: Namespace) -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it is shown."""
+    root: Path = arguments.root
+    machine, watched = this_machine(resolve_device(arguments.device))
+    yield Finding("ok", machine.describe())
+    yield Finding("ok", f"hardware key {machine.key}")
+    yield from fitness.packages()
+    policy = read_policy(root / POLICY)
+    yield Finding("ok", f"{POLICY}: {len(policy.entries)} entries, {len(policy.metrics)} metrics")
+    yield fitness.code(commit_of(root))
+    suite = slug(Path(arguments.scene).name)
+    path = locate(root, machine.key, suite, arguments.baseline_dir)
+    required = os.environ.get("CI", "").lower() == "true"
+    yield fitness.baseline(read_baseline(path, machine.key, suite), path, required)
+    yield from fitness.look_at_host()
+    before = [] if watched is None else [watched.sample()]
+    times = fitness.canaries(machine.device)
+    after = [] if watched is None else [watched.sample()]
+    yield from fitness.noise(times)
+    yield from fitness.gpu(machine, watched, [*before, *after])

@@ -1,0 +1,134 @@
+"""Whether a machine is fit to measure: a line for each thing that spoils numbers beforehand."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.canary import Canaries
+from benchmarks.harness.gpu import Gpu, Sample, held_back, why_invalid
+from benchmarks.harness.machine import Machine, num_cores
+from benchmarks.harness.memory import CLEAR_REFS
+
+Level = Literal["ok", "warning", "unfit"]
+NEEDED = {"pytest": (9, 0), "pytest-benchmark": (5, 2, 3)}
+KNOWN_SESSIONS = 5
+SONGS = 12
+QUIET = 0.05
+"""Spread of the canaries (interquartile range over median) above which a machine is noisy."""
+BUSY_LOAD = 0.5
+"""Other programs' load per core that spoils wall times."""
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    text: str
+
+
+def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
+    """pytest and pytest-benchmark, at versions that the plugin was tried with."""
+    for name, needed in NEEDED.items():
+        least = ".".join(map(str, needed))
+        try:
+            found = installed(name)
+        except PackageNotFoundError:
+            yield Finding("unfit", f"{name} is not installed; {least} or newer is needed")
+            continue
+        numbers = tuple(int(part) for part in found.split(".")[: len(needed)] if part.isdigit())
+        if numbers < needed:
+            yield Finding("unfit", f"{name} {found} < {least}")
+        else:
+            yield Finding("ok", f"{name} {found}")
+
+
+def code(commit: str) -> Finding:
+    """Whether the numbers could be traced back to a commit."""
+    if commit == "unknown":
+        text = "the commit is not known, so no baseline can be accepted: set BENCHMARK_COMMIT"
+        return Finding("warning", text)
+    if commit.endswith("+dirty"):
+        return Finding("warning", f"commit {commit}: no baseline can be accepted from it")
+    return Finding("ok", f"commit {commit}")
+
+
+def baseline(stored: Baseline | None, path: Path, required: bool) -> Finding:
+    """Whether there is something to compare with, and whether its noise is known."""
+    if stored is None:
+        level: Level = "unfit" if required else "warning"
+        return Finding(level, f"no baseline ({path}): python -m benchmarks baseline record")
+    known = sum(noise.sessions >= KNOWN_SESSIONS for noise in stored.noise.values())
+    total = len(stored.records)
+    if known < total:
+        text = f"{path}: the noise of {known} of {total} benchmarks is known; the others take "
+        return Finding("warning", text + "fresh processes to be red: baseline record, accept")
+    return Finding("ok", f"{path}: {total} benchmarks with their noise")
+
+
+def host(load: float, governor: str | None, resets_peaks: bool) -> Iterator[Finding]:
+    """Neighbours, clocks and memory peaks of the host."""
+    per_core = load / num_cores()
+    text = f"load average {load:.2f} on {num_cores()} cores"
+    busy = per_core > BUSY_LOAD
+    yield Finding("warning" if busy else "ok", text + (": wall times will move" if busy else ""))
+    if governor is not None:
+        slow = governor != "performance"
+        advice = ": clocks follow the load (performance is steadier)" if slow else ""
+        yield Finding("warning" if slow else "ok", f"CPU governor {governor}{advice}")
+    if not resets_peaks:
+        yield Finding("warning", f"{CLEAR_REFS} is not writable: no peaks of host memory here")
+
+
+def noise(times: dict[str, Sequence[float]]) -> Iterator[Finding]:
+    """How far each canary's times lie apart, largest over smallest left out."""
+    for name, values in sorted(times.items()):
+        ordered = sorted(values)
+        quarter = len(ordered) // 4
+        middle = ordered[len(ordered) // 2]
+        spread = (ordered[-1 - quarter] - ordered[quarter]) / middle if middle else math.inf
+        level: Level = "warning" if spread > QUIET else "ok"
+        yield Finding(level, f"canary {name}: {1e3 * middle:.3g} ms, spread {spread:.1%}")
+
+
+def canaries(device: str) -> dict[str, Sequence[float]]:
+    """A dozen songs of the canaries on their own clock."""
+    choir = Canaries(device)
+    songs = [choir.sing() for _ in range(SONGS)]
+    clock = "gpu." if device == "cuda" else "wall."
+    names = [name for name in songs[0] if name.startswith(clock)]
+    return {name: [song[name] for song in songs] for name in names}
+
+
+def gpu(machine: Machine, watched: Gpu | None, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """What NVML says after a little work: other processes, throttling, temperature."""
+    if machine.gpu is None:
+        return
+    if watched is None:
+        yield Finding("warning", "NVML is not available: throttling and neighbours stay unseen")
+        return
+    for reason in why_invalid(watched, samples):
+        yield Finding("unfit", reason)
+    limited = held_back(samples)
+    if limited:
+        yield Finding("warning", limited)
+    last = samples[-1]
+    told = {"C": last.temperature_c, "W": last.power_w, "MHz (SM)": last.sm_clock_mhz}
+    shown = [f"{value:.0f} {unit}" for unit, value in told.items() if value is not None]
+    yield Finding("ok", f"GPU at {', '.join(shown)}" if shown else "GPU")
+
+
+def read_governor() -> str | None:
+    """The frequency governor of the first core; None where the system does not tell."""
+    return GOVERNOR.read_text(encoding="ascii").strip() if GOVERNOR.exists() else None
+
+
+def look_at_host() -> Iterator[Finding]:
+    """The findings about this host, now."""
+    return host(os.getloadavg()[0], read_governor(), os.access(CLEAR_REFS, os.W_OK))
