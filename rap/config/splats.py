@@ -96,11 +96,33 @@ class ViewsConfig:
     """A view with a higher BRISQUE score (0 clean, 100 bad) is rejected; 0: not scored."""
     max_attempts: int = 10
     """Redraws of a rejected view; then the best attempt is kept and counted."""
-    render_batch: int = 32
-    """Views drawn per call."""
+    render_height: int | None = None
+    """Draw at this height, then shrink to the network's image; none: draw at its size directly."""
+    render_batch: int | None = None
+    """Views drawn per call; none: as many as the memory model allows, up to 32."""
+    stream_per_step: int = 0
+    """Views redrawn beside each training step, in turn, instead of all at once; 0: none."""
+    colors: Literal["evaluated", "baked"] = "evaluated"
+    """Directional colours: exact for each view, or as seen from the middle of the photographs."""
+    sh_degree: int | None = None
+    """Highest degree of directional colour; none: as fitted. Not exact."""
+    fused_colors: bool = True
+    """On CUDA, colours of all views by one kernel."""
+    morton_order: bool = True
+    """Sort the Gaussians along a space-filling curve, for the caches; same picture."""
+    packed: bool = False
+    """Keep only visible (view, Gaussian) pairs: less memory where few are visible; same picture."""
+    radius_clip_px: float = 0.0
+    """Leave out Gaussians that reach no farther than this in x and in y. Not exact."""
+    tile_size: Literal[8, 16] = 16
+    """Pixels along a tile of the rasteriser; same picture."""
 
     def __post_init__(self) -> None:
         at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
+        at_least(self, "views", 0, "stream_per_step", "radius_clip_px")
+        at_least(self, "views", 16, "render_height")
+        if self.sh_degree is not None:
+            in_range(self, "views", 0, 3, "sh_degree")
         at_least(self, "views", 0, "bounds_margin_m", "max_brisque")
         in_range(self, "views", 0, 1, "min_coverage")
         at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -208,11 +208,15 @@ class ImageBank:
         index: Int64[Tensor, "b"],
         images: UInt8[Tensor, "b 3 h w"],
         poses: Float32[Tensor, "b 4 4"],
+        where: Bool[Tensor, "b"] | None = None,
     ) -> None:
-        """Replace images and their poses; the index is checked as in `batch`."""
+        """Replace images and their poses, or only those `where` it says so.
+
+        The index is checked as in `batch`; on a GPU the host does not wait for `where`.
+        """
         index = self._checked(index)
-        self.images.index_copy_(0, index.to(self.images.device), images.to(self.images.device))
-        self.poses.index_copy_(0, index.to(self.device), poses.to(self.device))
+        _replace(self.images, index, images, where)
+        _replace(self.poses, index, poses, where)
 
     def _checked(self, index: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
         if index.device.type == "cpu" and index.numel():
@@ -237,3 +241,16 @@ class ImageBank:
 
 def _unit(images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 h w"]:
     return images / 255
+
+
+def _replace(
+    rows: Shaped[Tensor, "n *row"],
+    index: Int64[Tensor, "b"],
+    new: Shaped[Tensor, "b *row"],
+    where: Bool[Tensor, "b"] | None,
+) -> None:
+    index, new = index.to(rows.device), new.to(rows.device)
+    if where is not None:
+        kept = where.to(rows.device).view(-1, *[1] * (rows.ndim - 1))
+        new = torch.where(kept, new, rows.index_select(0, index))
+    rows.index_copy_(0, index, new)

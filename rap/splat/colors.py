@@ -36,7 +36,8 @@ def view_colors(
     centres = -(rotation.mT @ translation).squeeze(-1)
     if degree == 0 and codes is None:
         return harmonic_colors(gaussians, centres[:1], degree).clamp_min(0)
-    if fused and _fusable(gaussians, camera_from_world, codes):
+    needs_gradients = _needs_gradients(gaussians, camera_from_world, codes)
+    if fused and not needs_gradients and kernel_usable(gaussians):
         kernel = importlib.import_module("rap.splat.color_kernel")
         return kernel.fused_colors(gaussians, centres, codes, degree)
     colors = harmonic_colors(gaussians, centres if degree else centres[:1], degree)
@@ -73,21 +74,23 @@ def used_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
     return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)
 
 
-def _fusable(
+def kernel_usable(gaussians: Gaussians) -> bool:
+    """Whether the kernel can evaluate these colours: float32 on a CUDA device, with Triton."""
+    on_gpu = gaussians.means.device.type == "cuda" and gaussians.means.dtype == torch.float32
+    return on_gpu and _triton_found()
+
+
+def _needs_gradients(
     gaussians: Gaussians,
     camera_from_world: Float[Tensor, "v 4 4"],
     codes: Float[Tensor, "v c"] | None,
 ) -> bool:
-    """Whether the kernel can do it: it has no backward pass and knows float32 only."""
-    if gaussians.means.device.type != "cuda" or gaussians.means.dtype != torch.float32:
-        return False
+    """Whether anything must flow back through the colours; the kernel has no backward pass."""
     inputs = [gaussians.means, gaussians.sh, camera_from_world]
     if codes is not None and gaussians.appearance is not None:
         light = gaussians.appearance
         inputs += [codes, light.features, light.hidden, light.output]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return False
-    return _triton_found()
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
 
 
 @cache

@@ -1,17 +1,23 @@
-"""Random view synthesis: sample poses, render them in batches, keep the good ones in the bank."""
+"""Random view synthesis: draw poses and light, render in batches, keep the good ones in the bank.
+
+What a view shows depends on the generator's seed, the attempt and the view's row alone: not on how
+many views a call holds, nor on which rows are drawn, so that several GPUs can draw a share each.
+"""
 
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.data.images import ImageBank
-from rap.geometry import invert
 from rap.splat.gaussians import Gaussians
-from rap.splat.render import render
+from rap.splat.memory import in_batches
+from rap.synthesis.drawing import Shots, draw_images, views_at_once
+from rap.synthesis.filter import BrisqueModel, badness, brisque, load_brisque
 from rap.synthesis.sampling import sample_poses
 
 
@@ -26,11 +32,19 @@ class Anchors:
 
 @dataclass(frozen=True)
 class RefreshStats:
-    """What one refresh cost: views kept, renders made, views kept although below the filter."""
+    """What one refresh cost."""
 
     num_views: int
     num_renders: int
     num_below_filter: int
+    """Views kept although no attempt passed the filter."""
+    num_attempts: int
+    """Rounds in which rejected views were drawn again, the first included."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the renders that passed the filter."""
+        return (self.num_views - self.num_below_filter) / max(1, self.num_renders)
 
 
 def anchors_of(world_from_camera: Float[Tensor, "n 4 4"], margin_m: float) -> Anchors:
@@ -39,18 +53,29 @@ def anchors_of(world_from_camera: Float[Tensor, "n 4 4"], margin_m: float) -> An
     return Anchors(world_from_camera, centre.amin(0) - margin_m, centre.amax(0) + margin_m)
 
 
-@torch.no_grad()
-def render_images(
+def share(num: int, rank: int, world: int, device: torch.device) -> Int64[Tensor, "k"]:
+    """The rows that one of `world` processes draws: every row of `num` falls to exactly one."""
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} must be in [0, {world - 1}]")
+    return torch.arange(rank, num, world, device=device)
+
+
+def draw_shots(
     gaussians: Gaussians,
-    camera: Camera,
-    world_from_camera: Float[Tensor, "v 4 4"],
-) -> tuple[UInt8[Tensor, "v 3 h w"], Float[Tensor, "v"]]:
-    """Pictures as uint8 and the mean alpha (coverage) of each, in one call."""
-    drawn = render(gaussians, camera, invert(world_from_camera))
-    images = drawn.rgb.clamp(0, 1).mul(255).add_(0.5).to(torch.uint8)
-    return images, drawn.alpha.mean(dim=(1, 2))
+    near: Float[Tensor, "n 4 4"],
+    anchors: Anchors,
+    config: ViewsConfig,
+    generator: torch.Generator,
+) -> Shots:
+    """A new pose near each given one and, where the splat knows of light, a new light for each."""
+    poses = sample_poses(
+        near, translation_m=config.translation_m, rotation_deg=config.rotation_deg,
+        low=anchors.low, high=anchors.high, generator=generator,
+    )  # fmt: skip
+    return Shots(poses)
 
 
+@torch.no_grad()
 def refresh_views(
     bank: ImageBank,
     gaussians: Gaussians,
@@ -58,34 +83,61 @@ def refresh_views(
     anchors: Anchors,
     config: ViewsConfig,
     generator: torch.Generator,
+    rows: Int64[Tensor, "k"] | None = None,
 ) -> RefreshStats:
-    """Redraw every view of the bank, `config.per_image` per anchor, in anchor order.
+    """Redraw the bank's views, as many for each anchor, in anchor order; or some rows of it only.
 
-    A view with less coverage than the filter asks for is redrawn; after `max_attempts` the best
-    attempt stays and is counted. The host waits once per attempt, for the number of rejects.
+    A view that the filter rejects is drawn again; after `max_attempts` the best attempt stays and
+    is counted. Everything happens on the device; the host waits once per attempt, for the number
+    of rejects, besides what gsplat waits for. `gaussians` may be `drawing.prepared`.
     """
-    num = bank.num
     device = anchors.world_from_camera.device
-    source = anchors.world_from_camera.repeat_interleave(config.per_image, dim=0)
-    best = torch.empty(num, device=device)
-    pending = torch.arange(num, device=device)
-    num_renders = 0
-    for attempt in range(config.max_attempts):
-        for chunk in pending.split(config.render_batch):
-            poses = sample_poses(
-                source[chunk], translation_m=config.translation_m,
-                rotation_deg=config.rotation_deg, low=anchors.low, high=anchors.high,
-                generator=generator,
-            )  # fmt: skip
-            images, coverage = render_images(gaussians, camera, poses)
-            if attempt:
-                better = coverage > best[chunk]
-                chunk, images, poses = chunk[better], images[better], poses[better]
-                coverage = coverage[better]
-            bank.write(chunk, images, poses)
-            best[chunk] = coverage
+    per_anchor = bank.num // len(anchors.world_from_camera)
+    near = anchors.world_from_camera.repeat_interleave(per_anchor, dim=0)
+    pending = torch.arange(bank.num, device=device) if rows is None else rows.to(device)
+    num_views, num_renders, attempts = len(pending), 0, 0
+    worst = torch.full((bank.num,), torch.inf, device=device)
+    model = _brisque_model(device) if config.max_brisque else None
+    size = views_at_once(gaussians, camera, config)
+    while attempts < config.max_attempts and len(pending):
+        shots = draw_shots(gaussians, near, anchors, config, generator)
+        work = partial(
+            _draw_rows, bank, gaussians, camera, config, model, shots, pending, worst,
+            first=attempts == 0,
+        )  # fmt: skip
+        size = in_batches(len(pending), size, work)
         num_renders += len(pending)
-        pending = (best < config.min_coverage).nonzero().squeeze(1)
-        if len(pending) == 0:
-            break
-    return RefreshStats(num, num_renders, len(pending))
+        attempts += 1
+        pending = pending[worst[pending] > 0]
+    return RefreshStats(num_views, num_renders, len(pending), attempts)
+
+
+@cache
+def _brisque_model(device: torch.device) -> BrisqueModel:
+    return load_brisque().to(device)
+
+
+def _draw_rows(
+    bank: ImageBank,
+    gaussians: Gaussians,
+    camera: Camera,
+    config: ViewsConfig,
+    model: BrisqueModel | None,
+    shots: Shots,
+    pending: Int64[Tensor, "k"],
+    worst: Float[Tensor, "n"],
+    part: slice,
+    first: bool,
+) -> None:
+    """Draw some of the pending rows and keep each where it is better than what the bank holds.
+
+    `worst` is how far the bank's views miss the filter. Repeatable: a second call changes nothing.
+    """
+    rows = pending[part]
+    chosen = shots.part(rows)
+    images, coverage = draw_images(gaussians, camera, chosen, config)
+    scores = None if model is None else brisque(images / 255, model)
+    missing = badness(coverage, scores, config)
+    better = None if first else missing < worst[rows]
+    bank.write(rows, images, chosen.world_from_camera, where=better)
+    worst[rows] = missing if better is None else torch.where(better, missing, worst[rows])

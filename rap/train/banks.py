@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from rap.camera import Camera
@@ -13,7 +13,9 @@ from rap.config import Config, ConfigError
 from rap.data.images import ImageBank, decode
 from rap.scene import Frame, Scene, poses
 from rap.splat.gaussians import Gaussians
-from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views, render_images
+from rap.splat.memory import in_batches
+from rap.synthesis.drawing import Shots, draw_images, prepared, views_at_once
+from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
 from rap.train.batches import Banks, epoch_generator
 from rap.train.step import needs_features
 
@@ -63,11 +65,12 @@ def prepare(
     photographs = _bank(train_images, train_poses, config, device)
     train_poses = train_poses.to(device)
     if gaussians is not None:
-        gaussians = gaussians.to(device)
+        gaussians = prepared(gaussians.to(device), train_poses[:, :3, 3].mean(0), config.views)
     rendered = views = None
     if config.weights.rendered or needs_features(config.weights):
         assert gaussians is not None
-        rendered = _bank(_render_all(gaussians, camera, train_poses, config), train_poses.cpu(),
+        shots = _shots_of_photographs(gaussians, train_poses, mask)
+        rendered = _bank(_render_all(gaussians, camera, shots, config), train_poses.cpu(),
                          config, device)  # fmt: skip
     if config.weights.view:
         num = len(train_poses) * config.views.per_image
@@ -107,6 +110,9 @@ def fingerprint(material: Material, frames: Sequence[Frame], settings: str) -> s
         g = material.gaussians
         digest.update(bytes([g.antialiased]))
         tensors += [g.means, g.quats, g.log_scales, g.opacity_logits, g.sh]
+        if g.appearance is not None:
+            light = g.appearance
+            tensors += [light.codes, light.features, light.hidden, light.output, light.exposure]
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -119,6 +125,12 @@ def _check_views(gaussians: Gaussians | None, config: Config) -> None:
         raise ConfigError(
             f"the terms {', '.join(wanted)} need renderings: give a splat (--splat FILE), or set "
             "their weights to 0 to train on photographs alone"
+        )
+    height, drawn = config.image.height, config.views.render_height
+    if drawn is not None and drawn < height:
+        raise ConfigError(
+            f"views.render_height = {drawn} must be at least image.height = {height}: views are "
+            "shrunk, never enlarged"
         )
     if config.weights.view and config.views.per_image < 1:
         raise ConfigError(
@@ -137,11 +149,25 @@ def _bank(
     return ImageBank(images, world_from_camera, device, budget, config.image.pin_memory)
 
 
+def _shots_of_photographs(
+    gaussians: Gaussians, train_poses: Float[Tensor, "n 4 4"], held_out: Bool[Tensor, "m"]
+) -> Shots:
+    """The photographs' poses, in their own light if the splat was fitted to these photographs."""
+    light = gaussians.appearance
+    if light is None or light.num_images != len(held_out):
+        return Shots(train_poses)
+    kept = (~held_out).to(train_poses.device)
+    return Shots(train_poses, light.codes[kept], light.exposure[kept])
+
+
 def _render_all(
-    gaussians: Gaussians, camera: Camera, world_from_camera: Float[Tensor, "n 4 4"], config: Config
+    gaussians: Gaussians, camera: Camera, shots: Shots, config: Config
 ) -> UInt8[Tensor, "n 3 h w"]:
-    chunks = [
-        render_images(gaussians, camera, chunk)[0].cpu()
-        for chunk in world_from_camera.split(config.views.render_batch)
-    ]
-    return torch.cat(chunks)
+    num = len(shots.world_from_camera)
+    images = torch.empty(num, 3, camera.height, camera.width, dtype=torch.uint8)
+
+    def draw(part: slice) -> None:
+        images[part] = draw_images(gaussians, camera, shots.part(part), config.views)[0].cpu()
+
+    in_batches(num, views_at_once(gaussians, camera, config.views), draw)
+    return images

@@ -329,6 +329,20 @@ def test_bank_write_replaces_images_and_poses(device: torch.device, resident: bo
     assert bank.poses[[0, 2, 3, 5], 0, 3].tolist() == [0, 2, 3, 5]
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_bank_write_may_leave_some_rows(device: torch.device, resident: bool) -> None:
+    """Only rows `where` it says so are replaced, images and poses alike."""
+    bank = bank_of(6, device, resident)
+    poses = torch.eye(4, device=device).repeat(2, 1, 1) * 2
+    index = torch.tensor([4, 1], device=device)
+    new = random_images(2, seed=1)
+    bank.write(index, new.to(device), poses, where=torch.tensor([False, True], device=device))
+    expected = random_images(6)
+    expected[1] = new[1]
+    assert torch.equal(bank.images.cpu(), expected)
+    assert bank.poses[:, 0, 3].tolist() == [0, 0, 2, 3, 4, 5]
+
+
 def test_bank_owns_its_memory(device: torch.device) -> None:
     """Writing to a bank leaves the tensors that it was made from alone, on the CPU as well."""
     images, poses = random_images(3), torch.eye(4).repeat(3, 1, 1)
