@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.harness.baseline import added, is_local, renewed, write_baseline
 from benchmarks.harness.fresh import Fresh
+from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.report import Judgement
 from benchmarks.harness.rules import CONFIRMATIONS, RERUNS
@@ -25,13 +26,18 @@ def judge_run(
     """
     if run.machine.device == "cuda" and not run.faults:
         run = with_counts(run, Fresh(suite.root, suite.arguments))
+    again: list[Session] = []
     if suite.wanted.judged:
-        verdict = _judge_with_reruns(config, suite, timing, run)
+        verdict = _judge_with_reruns(config, suite, timing, run, again)
     else:  # only to be recorded: it must be right, valid and listed, but may be slower
         verdict = judge(run, None, timing.policy, expected=())
     judgement = Judgement(
         verdict, run, timing.baseline, timing.policy, timing.path, suite.arguments
     )
+    if suite.wanted.evidence is not None:
+        expected = suite.expected(config) if suite.wanted.judged else ()
+        evidence = Evidence(run, tuple(again), tuple(sorted(expected)), is_required())
+        write_evidence(suite.wanted.evidence, evidence)
     if verdict.code is not Code.PASS or run.faults or failed:
         return judgement
     return replace(judgement, recorded=_store(config, suite, timing, run))
@@ -78,22 +84,28 @@ def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) 
 
 
 def _judge_with_reruns(
-    config: pytest.Config, suite: Suite, timing: TimedRun, run: Session
+    config: pytest.Config, suite: Suite, timing: TimedRun, run: Session, again: list[Session]
 ) -> Verdict:
-    """Judge; measure what is suspect in a fresh process; judge again, until nothing is pending."""
+    """Judge; measure what is suspect in a fresh process; judge again, until nothing is pending.
+
+    What was measured is added to `again`.
+    """
     fresh = Fresh(suite.root, suite.arguments)
-    again: list[Session] = []
-    required = os.environ.get("CI", "").lower() == "true"
     while True:
         verdict = judge(
             run, timing.baseline, timing.policy, expected=suite.expected(config),
-            remeasured=again, baseline_required=required,
+            remeasured=again, baseline_required=is_required(),
         )  # fmt: skip
         if not verdict.pending or len(again) == MAX_REPEATS:
             return verdict
         _say(config, f"measuring again, in a fresh process: {', '.join(verdict.pending)}")
         records = [record for record in run.records if record.id in verdict.pending]
         again.append(fresh.measure(run.machine, run.suite, records))
+
+
+def is_required() -> bool:
+    """Whether a machine without a baseline is no pass: in CI nobody would see that it has none."""
+    return os.environ.get("CI", "").lower() == "true"
 
 
 def _say(config: pytest.Config, text: str) -> None:

@@ -32,6 +32,8 @@ class Wanted:
     device: str
     baseline_dir: Path | None
     records_file: Path | None
+    evidence: Path | None = None
+    """Where everything that the verdict was made from is written."""
     count: bool = False
     """Count CUDA calls instead of taking times."""
     order: int | None = None
@@ -60,6 +62,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="folder of baselines; default: benchmarks/baselines, else .benchmarks/rap",
     )  # fmt: skip
     group.addoption(
+        "--benchmark-evidence", metavar="FILE", type=Path, default=None,
+        help="write what the verdict was made from; python -m benchmarks report FILE repeats it",
+    )  # fmt: skip
+    group.addoption(
         "--benchmark-count", action="store_true",
         help="count launches, synchronisations and copies of each benchmark instead of timing it; "
         "every judged run on a GPU does so in a process of its own",
@@ -84,7 +90,8 @@ def read_options(config: pytest.Config) -> Wanted:
     only = bool(getattr(option, "benchmark_only", False))
     enable = bool(getattr(option, "benchmark_enable", False))
     count = option.benchmark_count
-    asked = bool(compare or saved or option.benchmark_record or only or count or records_file)
+    ours = bool(option.benchmark_record or option.benchmark_evidence or count)
+    asked = bool(compare or saved or ours or only or records_file)
     asked = asked and not option.collectonly
     disabled = bool(getattr(option, "benchmark_disable", False)) and not enable
     _refuse_contradictions(option, compare, asked=asked, disabled=disabled)
@@ -106,6 +113,7 @@ def read_options(config: pytest.Config) -> Wanted:
         device=option.device,
         baseline_dir=option.baseline_dir,
         records_file=Path(records_file) if records_file else None,
+        evidence=option.benchmark_evidence,
         count=timed and count,
         order=option.benchmark_order,
     )
@@ -140,6 +148,10 @@ def _refuse_contradictions(
         raise pytest.UsageError(
             "--benchmark-count takes no times, so there is nothing to compare or to record: a "
             "judged run counts by itself; drop one of them"
+        )
+    if option.benchmark_evidence and not (compare or option.benchmark_record):
+        raise pytest.UsageError(
+            "--benchmark-evidence writes what a verdict was made from: add --benchmark-compare"
         )
     if compare is True and getattr(option, "benchmark_compare_fail", None):
         raise pytest.UsageError(

@@ -16,10 +16,11 @@ DEFAULTS: dict[str, object] = {
     "benchmark_compare_fail": None, "collectonly": False, "full": False, "scene": "room",
     "device": "auto", "baseline_dir": None, "dist": "no",
     "benchmark_order": None, "benchmark_count": False,
+    "benchmark_evidence": None,
 }  # fmt: skip
 
 
-OURS = ("benchmark_record", "benchmark_order", "benchmark_count")
+OURS = ("benchmark_record", "benchmark_order", "benchmark_count", "benchmark_evidence")
 """Options that are there without pytest-benchmark, too."""
 
 
@@ -117,6 +118,7 @@ def test_folder_as_a_run_id_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"benchmark_only": True, "benchmark_disable": True}, "nothing would be measured"),
         ({"benchmark_compare": True, "dist": "load"}, "in parallel"),
         ({"benchmark_compare": True, "benchmark_count": True}, "counts by itself"),
+        ({"benchmark_evidence": Path("x.json")}, "add --benchmark-compare"),
         ({"benchmark_compare": True, "benchmark_compare_fail": ["min:5%"]}, "compare-fail"),
     ],
 )

@@ -1,0 +1,88 @@
+"""A verdict as a page of Markdown and as annotations: from data that nobody vouches for.
+
+Whatever a record says is shown as text: without control characters, links, mentions or tags.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.harness.policy import Policy
+from benchmarks.harness.report import show
+from benchmarks.harness.rules import Finding, Status
+from benchmarks.harness.verdict import CODES, SEVERITY, Code
+
+MAX_LINES = 60
+MAX_TEXT = 300
+SHOWN = (Status.NOT_PROVEN, Status.NOT_GATED, Status.BETTER)
+"""Worth a row of their own though they are not red."""
+ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#+!|~@$&:/-])")
+
+
+def plain(text: str) -> str:
+    """Text that Markdown and HTML take literally, on one line, cut where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    cut = line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
+    return ACTIVE.sub(lambda found: f"&#{ord(found[0])};", cut)
+
+
+def page(code: Code, findings: Sequence[Finding], facts: Sequence[str]) -> list[str]:
+    """At most 60 lines: the verdict, what it was made from, red rows first, then the doubtful."""
+    rows = [*red(findings), *(f for f in findings if f.status in SHOWN)]
+    fine = len(findings) - len(rows)
+    lines = [f"## {code.name} (exit code {code.value})", ""]
+    lines += [f"- {plain(fact)}" for fact in facts[:10]]
+    if rows:
+        header = ["", "| benchmark | metric | base | now | change | verdict |",
+                  "|---|---|--:|--:|--:|---|"]  # fmt: skip
+        room = MAX_LINES - len(lines) - len(header) - 4
+        lines += [*header, *map(_row, rows[:room])]
+        if len(rows) > room:
+            lines += ["", f"{len(rows) - room} more rows are left out here."]
+    return [*lines, "", f"{fine} other judgements without a finding."]
+
+
+def red(findings: Sequence[Finding]) -> list[Finding]:
+    """What decided against a pass, the most severe first."""
+    bad = [finding for finding in findings if finding.status in CODES]
+    return sorted(bad, key=lambda finding: SEVERITY.index(CODES[finding.status]))
+
+
+def _row(finding: Finding) -> str:
+    before, now = finding.baseline, finding.now
+    change = f"{now / before - 1:+.1%}" if before and now is not None else ""
+    cells = (
+        finding.id or "the whole run", finding.metric, show(finding.metric, before),
+        show(finding.metric, now), change, f"{finding.status.value}. {finding.detail}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(plain, cells))} |"
+
+
+def annotations(findings: Sequence[Finding], policy: Policy, path: Path) -> Iterator[str]:
+    """GitHub's workflow commands: each red finding on the line of the policy that it broke."""
+    numbers = _entry_lines(path)
+    for finding in red(findings):
+        entry = policy.entry(finding.id)
+        number = 1 if entry is None else numbers.get(entry.name, 1)
+        title = f"{finding.id} {finding.metric}".strip() or "the whole run"
+        text = f"{finding.status.value}: {finding.detail}"[:MAX_TEXT]
+        place = f"file=benchmarks/{path.name},line={number},title={_property(title)}"
+        yield f"::error {place}::{_data(text)}"
+
+
+def _entry_lines(path: Path) -> dict[str, int]:
+    """Where in the policy each entry has its name."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        match = re.fullmatch(r'name\s*=\s*"([^"]*)"\s*', line)
+        if match:
+            found.setdefault(match[1], number)
+    return found
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
