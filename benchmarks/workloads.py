@@ -25,6 +25,7 @@ from rap.model.regressor import Regressor, build_regressor
 from rap.scene import Frame, Scene, poses
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE
+from rap.synthesis.brisque_model import BrisqueModel
 from rap.train.batches import Batch
 from rap.train.step import Learner, build_learner
 
@@ -214,3 +215,29 @@ LAMPS_ROOM = replace(CPU_SCALE.room, unseen_lamps=True)
 """For localisation; the splat's PSNR is scored on `CPU_SCALE.room` too, with lamps drawn alike."""
 LAMPS_SEEDS = (1, 2, 3)
 """Of the trainings with and without appearance; the splat has the seed of its settings."""
+
+
+def alphas(num: int, height: int, width: int) -> Float[Tensor, "{num} {height} {width}"]:
+    """Opacity maps whose means are spread over [0, 1]."""
+    generator = torch.Generator().manual_seed(SEED)
+    level = torch.linspace(0, 1, num)[torch.randperm(num, generator=generator)]
+    return level[:, None, None] ** torch.rand(num, height, width, generator=generator).mul_(2)
+
+
+def brisque_model() -> BrisqueModel:
+    """As many support vectors as the trained model has, at random; the trained one is optional."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    low = torch.tensor([0.3, 0.02] + 4 * [0.2, -0.2, 0.0, 0.0], dtype=torch.float64)
+    high = torch.tensor([10.0, 0.8] + 4 * [1.5, 0.2, 0.7, 0.6], dtype=torch.float64)
+    return BrisqueModel(
+        support=2 * uniform(770, 36) - 1,
+        coefficients=20 * (2 * uniform(770) - 1),
+        gamma=torch.tensor(0.05, dtype=torch.float64),
+        rho=torch.tensor(-250.0, dtype=torch.float64),
+        low=low.repeat(2),
+        high=high.repeat(2),
+    )
