@@ -35,18 +35,27 @@ def load(path: str | Path, format: str | None = None) -> "rap.scene.Scene":  # n
 
 
 def fit(
-    scene: "rap.scene.Scene", config: Config | None = None, device: str = "auto"
+    scene: "rap.scene.Scene",
+    config: Config | None = None,
+    device: str = "auto",
+    *,
+    saving: "rap.splat.state.Saving | None" = None,
 ) -> "rap.splat.gaussians.Gaussians":
     """Gaussians that look like a scene's training photographs; `device`: auto, cpu or cuda.
 
-    Raises DataError for a scene without points and depth, FitError when the fit diverges.
+    With `saving` the fit can be looked at, and goes on after an interruption. Raises DataError for
+    a scene without points and depth, FitError for one that memory cannot hold and for a fit that
+    diverges.
     """
     import torch
 
+    from rap.data.depths import decode_depths
     from rap.data.images import decode
+    from rap.data.masks import decode_masks
     from rap.data.points import initial_points
     from rap.evaluate import pick_device
     from rap.scene import poses
+    from rap.splat.feasibility import check_scene
     from rap.splat.fit import fit
 
     config = config or Config()
@@ -54,10 +63,18 @@ def fit(
     camera = scene.camera
     if config.fit.height is not None:
         camera = camera.with_height(config.fit.height)
+    check_scene(scene, camera, config.fit, chosen)
     generator = torch.Generator().manual_seed(config.fit.seed)
     points = initial_points(scene, config.fit.initial_points, generator)
-    images = decode(scene.train, camera, config.image.num_workers, config.image.cache_dir)
-    return fit(images, poses(scene.train).float(), camera, points, config.fit, chosen)
+    workers = config.image.num_workers
+    images = decode(scene.train, camera, workers, config.image.cache_dir)
+    depths = decode_depths(scene.train, camera, workers) if config.fit.depth_weight else None
+    masks = decode_masks(scene.train, camera, workers)
+    world_from_camera = poses(scene.train).float()
+    return fit(
+        images, world_from_camera, camera, points, config.fit, chosen,
+        depths=depths, masks=masks, saving=saving,
+    )  # fmt: skip
 
 
 def render(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 from torch import Tensor
 
 from rap.camera import Camera
@@ -26,6 +26,8 @@ class Frame:
     image: Path | UInt8[np.ndarray, "h w 3"]
     depth: Path | Float32[np.ndarray, "h w"] | None = None
     """Camera z in metres as an array; a file holds 16-bit millimetres. 0 means unknown."""
+    mask: Path | Bool[np.ndarray, "h w"] | None = None
+    """False, in a file black, where the photograph does not count: people, cars, the sky."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def test_signatures() -> None:
     }
     assert parameters == {
         "load": ["path", "format"],
-        "fit": ["scene", "config", "device"],
+        "fit": ["scene", "config", "device", "saving"],
         "render": ["gaussians", "camera", "world_from_camera", "antialiased", "with_depth"],
         "train": ["scene", "gaussians", "config", "out", "device", "resume"],
         "evaluate": ["scene", "run", "device", "precision"],

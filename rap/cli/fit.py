@@ -12,6 +12,8 @@ from rap.cli.arguments import (
     Out,
     SceneFormat,
     SceneName,
+    UsageError,
+    check_at_least,
     check_out,
     parse_configured,
 )
@@ -24,7 +26,8 @@ _SHEET_FRAMES = 12
 class Fit:
     """Fit Gaussians to a scene's training photographs, and show them beside its test photographs.
 
-    Writes the splat and, beside it, a contact sheet as .png.
+    Writes the splat and, beside it, a contact sheet as .png. An interrupted fit goes on with
+    --resume.
     """
 
     scene: SceneName
@@ -41,6 +44,11 @@ class Fit:
     """`auto` is the GPU where there is one."""
     force: bool = False
     """Overwrite the output."""
+    resume: bool = False
+    """Go on with an interrupted fit to the same output."""
+    save_every_s: float = 60.0
+    """Seconds between stores of the state, OUT.state.safetensors, and of an early view of the
+    splat, OUT.partial.ply; both go when the fit has ended."""
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -51,15 +59,39 @@ def run(argv: Sequence[str]) -> int:
     check_out(arguments.out, force=arguments.force, suffix=".ply")
     check_out(sheet, force=arguments.force)
 
+    saving = _saving(arguments)
+
     from rap.splat.gaussians import save_ply
 
     scene = rap.load(arguments.scene, arguments.format)
-    gaussians = rap.fit(scene, config, arguments.device)
+    try:
+        gaussians = rap.fit(scene, config, arguments.device, saving=saving)
+    except KeyboardInterrupt:
+        if saving.state.exists():
+            log.info(f"{saving.state}: the same command with --resume goes on from here")
+        raise
     save_ply(arguments.out, gaussians)
+    saving.clear()
     log.info(f"{arguments.out}: {gaussians.num:,} Gaussians")
     if scene.test:
         _show(scene, gaussians, config, sheet)
     return 0
+
+
+def _saving(arguments: Fit) -> "rap.splat.state.Saving":
+    """Where the state goes; what an interrupted fit left is neither lost nor taken by mistake."""
+    check_at_least(0, save_every_s=arguments.save_every_s)
+    state = arguments.out.with_suffix(".state.safetensors")
+    if arguments.resume and not state.exists():
+        raise UsageError(f"{state}: there is no interrupted fit to resume; leave out --resume")
+    if state.exists() and not arguments.resume and not arguments.force:
+        raise UsageError(
+            f"{state}: an interrupted fit; go on with --resume, or drop it with --force"
+        )
+    from rap.splat.state import Saving
+
+    preview = arguments.out.with_suffix(".partial.ply")
+    return Saving(state, preview, arguments.save_every_s, resume=arguments.resume)
 
 
 def _show(

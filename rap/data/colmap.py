@@ -1,5 +1,7 @@
 """COLMAP folders: `images/` beside `sparse/0/{cameras,images,points3D}.{bin,txt}`.
 
+Masks are where COLMAP looks for them: `masks/NAME.jpg.png` for `images/NAME.jpg`.
+
 The split comes from the first of: `train.txt` + `test.txt` (names; the rest is left out),
 `list_test.txt` (names; the rest trains), a `*.tsv` with columns filename and split, or else every
 8th name is a test frame.
@@ -35,8 +37,7 @@ def read(root: Path) -> Scene:
     used = [by_name[name] for name in (*train, *test)]
     cameras = [model.cameras[entry.camera_id] for entry in used]
     camera = one_camera(cameras, model.cameras_file)
-    images = root / "images" if (root / "images").is_dir() else root
-    frames = _frames(used, images, model.images_file)
+    frames = _frames(used, root, model.images_file)
     scene = Scene(
         name=root.name,
         source=f"COLMAP model {folder}",
@@ -70,14 +71,25 @@ def split_names(root: Path, names: Sequence[str], listed: str) -> tuple[list[str
     return train, test, f"{listed} (no split file: every {_TEST_EVERY}th name is a test frame)"
 
 
-def _frames(entries: list[ImageEntry], folder: Path, file: Path) -> list[Frame]:
+def _frames(entries: list[ImageEntry], root: Path, file: Path) -> list[Frame]:
+    folder = root / "images" if (root / "images").is_dir() else root
     camera_from_world = colmap_model.camera_from_world(entries)
     where = [f"{file}: {entry.name}" for entry in entries]
     world_from_camera = geometry.invert(checked_poses(camera_from_world.numpy(), where))
     return [
-        Frame(str(PurePosixPath(entry.name).with_suffix("")), pose, folder / entry.name)
+        Frame(
+            str(PurePosixPath(entry.name).with_suffix("")),
+            pose,
+            folder / entry.name,
+            mask=_mask(root, entry.name),
+        )
         for entry, pose in zip(entries, world_from_camera, strict=True)
     ]
+
+
+def _mask(root: Path, name: str) -> Path | None:
+    path = root / "masks" / f"{name}.png"
+    return path if path.exists() else None
 
 
 def _listed(path: Path, names: Sequence[str], listed: str) -> list[str]:

@@ -81,8 +81,13 @@ def _entries(path: Path) -> tuple[tuple[Frame, ...], list[Camera]]:
     world_from_camera = opengl_poses @ _OPENGL_FROM_OPENCV
     cameras = _cameras(path, content, entries, images)
     frames = tuple(
-        Frame(Path(os.path.relpath(image, path.parent)).with_suffix("").as_posix(), pose, image)
-        for image, pose in zip(images, world_from_camera, strict=True)
+        Frame(
+            Path(os.path.relpath(image, path.parent)).with_suffix("").as_posix(),
+            pose,
+            image,
+            mask=_mask(path, entry),
+        )
+        for image, pose, entry in zip(images, world_from_camera, entries, strict=True)
     )
     return frames, cameras
 
@@ -101,6 +106,16 @@ def _image(path: Path, entry: dict[str, Any]) -> Path:
         f"{image}: no such image, with or without {', '.join(IMAGE_SUFFIXES[:3])}; "
         f"restore it, or remove its frame from {path.name}"
     )
+
+
+def _mask(path: Path, entry: dict[str, Any]) -> Path | None:
+    """nerfstudio's `mask_path`, black where the photograph does not count."""
+    name = entry.get("mask_path")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not (path.parent / name).exists():
+        raise DataError(f"{path}: a frame has mask_path {name!r}; it must be the path of an image")
+    return path.parent / name
 
 
 def _matrix(entry: dict[str, Any], where: str) -> list[list[float]]:

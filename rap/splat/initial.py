@@ -10,6 +10,7 @@ from rap.scene import Points
 from rap.splat import density, harmonics, light
 from rap.splat.gaussians import Gaussians
 
+MIN_PHOTOGRAPHS = 2
 _NEIGHBOURS = 3
 _MIN_SCALE_M = 1e-7
 _INITIAL_SCALE = {"mcmc": 0.5, "classic": 1.0}
@@ -29,8 +30,11 @@ def check(
     images: UInt8[Tensor, "n 3 h w"], poses: Float[Tensor, "n 4 4"], camera: Camera, points: Points
 ) -> None:
     """Refuse photographs, poses and points that no splat can be fitted to."""
-    if len(images) < 2:
-        raise FitError(f"{len(images)} photograph(s); a fit needs at least 2 from different places")
+    if len(images) < MIN_PHOTOGRAPHS:
+        raise FitError(
+            f"{len(images)} photograph(s); a fit needs at least {MIN_PHOTOGRAPHS} from different"
+            " places"
+        )
     size = (images.shape[3], images.shape[2])
     if size != (camera.width, camera.height):
         raise FitError(

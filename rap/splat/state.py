@@ -15,6 +15,7 @@ from rap import log
 from rap.camera import Camera
 from rap.config import FitConfig
 from rap.scene import Points
+from rap.splat.appearance_file import appearance_path
 from rap.splat.classic import Statistics
 from rap.splat.density import Parameters
 from rap.splat.initial import FitError
@@ -35,6 +36,13 @@ class Saving:
     every_s: float = 60.0
     resume: bool = False
     """Go on from the state."""
+
+    def clear(self) -> None:
+        """Remove what was stored, once the result is."""
+        self.state.unlink(missing_ok=True)
+        if self.preview is not None:
+            self.preview.unlink(missing_ok=True)
+            appearance_path(self.preview).unlink(missing_ok=True)
 
 
 @dataclass

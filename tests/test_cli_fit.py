@@ -1,0 +1,182 @@
+"""`rap fit`: what an interrupted fit leaves and how it goes on, and input that cannot be fitted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rap import cli
+from rap.splat import feasibility
+from rap.splat import fit as fitting
+from rap.splat.gaussians import Gaussians, load_ply, save_ply
+from rap.splat.state import FitState
+
+TINY = """
+[image]
+num_workers = 0
+[fit]
+iterations = 6
+max_gaussians = 300
+initial_points = 200
+sh_degree = 0
+"""
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """A small room on disk."""
+    folder = tmp_path / "room"
+    flags = ["--num-train", "4", "--num-test", "2", "--width", "32", "--height", "24"]
+    assert cli.main(["data", "room", str(folder), *flags, "--num-points", "200"]) == 0
+    return folder
+
+
+@pytest.fixture
+def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
+    """Run a command that must be refused; returns its last line on stderr."""
+
+    def run(*argv: str | Path) -> str:
+        capfd.readouterr()
+        assert cli.main([str(word) for word in argv]) == 2
+        err = capfd.readouterr().err
+        assert err.count("rap: error: ") == 1
+        return err.splitlines()[-1]
+
+    return run
+
+
+def test_an_interrupted_fit_goes_on(
+    room: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    """Its state and an early view stay, it is not started over by mistake, and it ends the same."""
+    words = ["fit", str(room), "--config", str(settings), "--save-every-s", "0", "-o"]
+    whole, splat = tmp_path / "whole.ply", tmp_path / "splat.ply"
+    assert cli.main([*words, str(whole)]) == 0
+    assert not list(tmp_path.glob("whole.state*"))
+    assert not list(tmp_path.glob("whole.partial*"))
+    original = fitting.step
+
+    def interrupted(state: FitState, course: fitting.Course) -> tuple[torch.Tensor, torch.Tensor]:
+        if state.iteration == 4:
+            raise KeyboardInterrupt
+        return original(state, course)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "step", interrupted)
+        assert cli.main([*words, str(splat)]) == 130
+    assert not splat.exists()
+    assert load_ply(tmp_path / "splat.partial.ply").num == 200
+    assert "an interrupted fit; go on with --resume" in fails(*words, splat)
+    assert cli.main([*words, str(splat), "--resume"]) == 0
+    assert splat.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "splat.state.safetensors").exists()
+    assert not (tmp_path / "splat.partial.ply").exists()
+    assert "there is no interrupted fit to resume" in fails(
+        *words, tmp_path / "other.ply", "--resume"
+    )
+
+
+def test_a_splat_is_not_lost_before_the_new_one_is_there(
+    room: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --force the old file stays until the new one replaces it."""
+    splat = tmp_path / "splat.ply"
+    splat.write_bytes(b"precious")
+
+    def diverged(*_: object) -> None:
+        raise fitting.FitError("the fit diverged")
+
+    monkeypatch.setattr(fitting, "step", diverged)
+    words = ["fit", str(room), "--config", str(settings), "-o", str(splat), "--force"]
+    assert cli.main(words) == 2
+    assert splat.read_bytes() == b"precious"
+
+
+def test_a_scene_larger_than_memory_is_refused(
+    room: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    """In one line, before any image is decoded."""
+    monkeypatch.setattr(feasibility, "host_free_bytes", lambda: 100_000)
+    message = fails("fit", room, "--config", settings, "--device", "cpu", "-o", tmp_path / "a.ply")
+    assert "the fit needs about" in message
+    assert "lower fit.max_gaussians first" in message
+
+
+def test_neither_points_nor_depth_is_refused(
+    room: Path, settings: Path, tmp_path: Path, fails: Fails
+) -> None:
+    """There is nothing to start from, and the message says what would do."""
+    for path in (*room.glob("*/*.depth.png"), *room.glob("points*"), *room.glob("sparse/**/*.*")):
+        path.unlink()
+    message = fails("fit", room, "--config", settings, "-o", tmp_path / "a.ply")
+    assert "neither surface points nor depth" in message
+
+
+def test_one_photograph_is_refused(
+    room: Path, settings: Path, tmp_path: Path, fails: Fails
+) -> None:
+    """Two are the least."""
+    for path in sorted(room.glob("seq-01/*"))[3:]:
+        path.unlink()
+    message = fails("fit", room, "--config", settings, "-o", tmp_path / "a.ply")
+    assert "1 training photograph(s); a fit needs at least 2" in message
+
+
+def broken_ply(path: Path, case: str) -> None:
+    """A .ply with a value that is no number, or without a property."""
+    gaussians = Gaussians(
+        torch.rand(3, 3), torch.rand(3, 4), torch.rand(3, 3), torch.rand(3), torch.rand(3, 1, 3)
+    )
+    if case == "nan":
+        gaussians.log_scales[1, 2] = float("nan")
+    save_ply(path, gaussians)
+    if case == "property":
+        path.write_bytes(path.read_bytes().replace(b"float opacity", b"float opacitx"))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [("nan", "scale_2 is nan in Gaussian 1"), ("property", "missing opacity")],
+)
+def test_a_broken_ply_is_refused(
+    room: Path, tmp_path: Path, fails: Fails, case: str, message: str
+) -> None:
+    """Naming the property, and the Gaussian."""
+    splat = tmp_path / "broken.ply"
+    broken_ply(splat, case)
+    poses = list(room.glob("seq-02/*.pose.txt"))
+    flags = ["--camera", room / "camera.json", "-o", tmp_path / "views"]
+    found = fails("render", "--splat", splat, *flags, "--poses", *poses)
+    assert message in found
+
+
+def test_masks_are_used(room: Path, settings: Path, tmp_path: Path) -> None:
+    """A mask in a scene reaches the fit: what it hides changes nothing."""
+    from dataclasses import replace
+
+    import rap
+
+    scene, config = rap.load(room), rap.config.load(settings)
+    mask = np.ones((24, 32), dtype=bool)
+    mask[6:18, 8:24] = False
+    fitted = []
+    for value in (0, 255):
+        frames = []
+        for frame in scene.train:
+            assert isinstance(frame.image, Path)
+            image = np.full((24, 32, 3), 90, dtype=np.uint8)
+            image[7:17, 9:23] = value
+            frames.append(replace(frame, image=image, mask=mask))
+        fitted.append(rap.fit(replace(scene, train=tuple(frames)), config, "cpu"))
+    assert torch.equal(fitted[0].sh, fitted[1].sh)
+    assert torch.equal(fitted[0].means, fitted[1].means)
