@@ -13,10 +13,10 @@ from benchmarks.harness.canary import Canaries
 from benchmarks.harness.gpu import Gpu, Sample, held_back, why_invalid
 from benchmarks.harness.machine import Machine, num_cores
 from benchmarks.harness.memory import CLEAR_REFS
+from benchmarks.harness.rules import KNOWN_SESSIONS
 
 Level = Literal["ok", "warning", "unfit"]
 NEEDED = {"pytest": (9, 0), "pytest-benchmark": (5, 2, 3)}
-KNOWN_SESSIONS = 5
 SONGS = 12
 QUIET = 0.05
 """Spread of the canaries (interquartile range over median) above which a machine is noisy."""

@@ -2,7 +2,9 @@
 
 A stored number cannot carry fine differences. What is worse by more than the policy's margin, after
 the canaries have told how much slower the machine itself is, is a suspect; it is red when three
-fresh processes were worse, too. Accuracy, GPU memory and counters repeat, and are red at once.
+fresh processes were worse, too. Where five sessions have told the noise, a time beyond what one
+more session could show by chance, and beyond 15 %, is red at once. Accuracy, GPU memory and
+counters repeat, and are red at once.
 """
 
 import math
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from benchmarks.harness.baseline import Noise
 from benchmarks.harness.policy import Family, MetricRule
 from benchmarks.harness.record import Record
 from benchmarks.harness.statistics import geometric_mean
@@ -20,6 +23,14 @@ RERUNS = 2
 """An invalid measurement is repeated at most this often."""
 BUSY = 1.25
 """Canaries above this against the baseline's: the machine is busy, and slowness proves nothing."""
+KNOWN_SESSIONS = 5
+"""Recorded sessions from which a benchmark's noise counts as known."""
+GROSS = 0.15
+"""A time worse by less than this share is never red at once."""
+GROSS_BUDGET = 0.01
+"""Largest chance that an unchanged suite has a time beyond its prediction interval."""
+MAX_REACH = 10.0
+"""A wider interval, on the scale of logarithms, excludes nothing."""
 NOTICE = 0.10
 """A time worse by this share, and less than the margin, is named: slower, not proven."""
 
@@ -71,6 +82,17 @@ class Case:
     now: Record
     again: tuple[Record, ...]
     same_runtime: bool
+    noise: Noise | None = None
+    """How far this benchmark's recorded sessions lie apart, if there were several."""
+    num_times: int = 1
+    """Gated times of the whole run, which share the chance of a false alarm."""
+
+    def gross(self) -> float:
+        """The share beyond which a time is red at once; infinite where its noise is not known."""
+        if self.noise is None or self.noise.sessions < KNOWN_SESSIONS:
+            return math.inf
+        reach = self.noise.reach(self.metric, 1.0 - GROSS_BUDGET / self.num_times)
+        return max(GROSS, math.inf if reach > MAX_REACH else math.expm1(reach))
 
     def finding(self, status: Status, detail: str = "") -> Finding:
         """A finding about this metric."""
@@ -158,6 +180,9 @@ def _judge_noisy(case: Case, base: Record, records: Sequence[Record]) -> Finding
     rule, before = case.rule, base.metrics[case.metric]
     first, *again = [_compare(case, base, record) for record in records]
     confirm = rule.confirm
+    if rule.family == "time" and not first.busy and first.share > case.gross():
+        limit = f"{case.gross():.0%} is the most that one more session could show by chance"
+        return case.finding(Status.WORSE, f"{first.share:+.0%} in this run; {limit}")
     if first.loss <= rule.allowed(before):
         if rule.family == "time" and first.share > NOTICE:
             text = f"{first.share:+.0%}, below the margin of {rule.relative:.0%}"

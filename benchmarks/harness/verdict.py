@@ -125,14 +125,26 @@ def _judge_benchmark(
     for metric in sorted(set(now.intervals) - set(entry.metrics)):
         text = f"is an accuracy that {entry.name} in benchmarks/policy.toml does not gate"
         yield Finding(now.id, metric, Status.UNLISTED, detail=text)
+    noise = None if baseline is None else baseline.noise.get(now.id)
+    num_times = max(1, _num_times(run, policy))
     same_runtime = baseline is None or baseline.machine.runtime == run.machine.runtime
     for metric in entry.metrics:
         rule = policy.metrics[metric]
         if rule.device in ("any", run.machine.device):
-            case = Case(metric, rule, base, now, tuple(again), same_runtime)
+            case = Case(metric, rule, base, now, tuple(again), same_runtime, noise, num_times)
             finding = judge_metric(case)
             if finding is not None:
                 yield advised(finding) if entry.tier == "advisory" else finding
+
+
+def _num_times(run: Session, policy: Policy) -> int:
+    """How many times a run gates."""
+    return sum(
+        policy.metrics[metric].family == "time" and metric in record.metrics
+        for record in run.records
+        if (entry := policy.entry(record.id)) is not None
+        for metric in entry.metrics
+    )
 
 
 def not_passed(record: Record, base: Record | None) -> Finding:

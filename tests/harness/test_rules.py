@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.baseline import Noise
 from benchmarks.harness.policy import MetricRule
 from benchmarks.harness.record import Record
 from benchmarks.harness.rules import Case, Status, judge_metric, machine_slower
@@ -78,6 +79,43 @@ def test_stored_interval_widens_the_margin() -> None:
     before = record(0.1, intervals={"x_s": 0.03})
     assert status(ERROR, before, record(0.12)) is Status.OK
     assert status(ERROR, before, record(0.14)) is Status.WORSE
+
+
+def known(log_sd: float, sessions: int = 5) -> Noise:
+    """Noise of the metric of these tests."""
+    return Noise(sessions, {"x_s": log_sd})
+
+
+def judged(now: Record, noise: Noise | None, num_times: int = 30) -> Status:
+    """The status of a time in a suite of thirty, without any fresh process."""
+    found = judge_metric(Case("x_s", TIME, record(1.0), now, (), True, noise, num_times))
+    assert found is not None
+    return found.status
+
+
+@pytest.mark.parametrize(
+    ("now", "noise", "expected"),
+    [
+        (1.14, known(0.001), Status.NOT_PROVEN),  # within 15 %: never at once
+        (1.18, known(0.001), Status.WORSE),
+        (1.18, known(0.05), Status.NOT_PROVEN),  # within what one more session could show
+        (1.30, known(0.05), Status.SUSPECT),
+        (1.18, known(0.001, sessions=4), Status.NOT_PROVEN),  # too few to know
+        (1.30, None, Status.SUSPECT),
+        (1.60, known(200.0), Status.SUSPECT),
+    ],
+)
+def test_gross_slowdown_is_red_at_once_where_the_noise_is_known(
+    now: float, noise: Noise | None, expected: Status
+) -> None:
+    """Beyond the prediction interval of five sessions and beyond 15 %."""
+    assert judged(record(now), noise) is expected
+
+
+def test_gross_slowdown_on_a_busy_machine_is_repeated_first() -> None:
+    """One disturbed canary is enough not to believe a single run."""
+    busy = record(1.6, canary={**CALM, "wall.copy": 1.4})
+    assert judged(busy, known(0.001)) is Status.SUSPECT
 
 
 def test_slower_machine_excuses() -> None:

@@ -26,6 +26,7 @@ from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.judging import with_counts
 from benchmarks.harness.machine import resolve_device, slug, this_machine
 from benchmarks.harness.record import Session, read_json, read_session, write_session
+from benchmarks.harness.rules import KNOWN_SESSIONS
 from benchmarks.harness.sessions import (
     FOLDER,
     Objection,
@@ -37,16 +38,13 @@ from benchmarks.harness.sessions import (
 )
 from benchmarks.harness.verdict import Code
 
-SESSIONS = 5
-"""Fewer do not tell the noise well enough for a limit of their own."""
-
 
 def add(subparsers: Subparsers) -> None:
     """The command line of `baseline`."""
     parser = subparsers.add_parser("baseline", help="stored numbers: record, accept, list, diff")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     record = actions.add_parser("record", help="measure in fresh processes and keep the sessions")
-    record.add_argument("--sessions", type=int, default=SESSIONS, help="how many (default: 5)")
+    record.add_argument("--sessions", type=int, default=KNOWN_SESSIONS, help="default: 5")
     record.add_argument("-k", dest="keyword", default="", metavar="EXPR", help="as pytest's -k")
     _add_suite(record)
     record.set_defaults(run=run_record)
@@ -187,7 +185,7 @@ def _line(path: Path, key: str) -> str:
     if stored is None:
         raise UsageError(f"{path}: is gone")
     mark = "*" if stored.machine.key == key else " "
-    known = sum(noise.sessions >= SESSIONS for noise in stored.noise.values())
+    known = sum(noise.sessions >= KNOWN_SESSIONS for noise in stored.noise.values())
     origins = sorted(set(stored.origins.values()))
     shown = origins[0] if len(origins) == 1 else f"{len(origins)} origins, {origins[-1]}"
     counted = f"{len(stored.records)} benchmarks, the noise of {known} known"
