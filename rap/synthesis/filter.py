@@ -1,7 +1,8 @@
 """Which synthesised views are worth training on: enough of the scene in them, and few artefacts.
 
 Coverage is the mean alpha of a rendering. BRISQUE (Mittal et al. 2012) scores a picture alone: its
-local statistics against those of natural photographs, 0 for clean ones and 100 for bad ones.
+local statistics against those of natural photographs, 0 for clean ones and 100 for bad ones
+(`brisque.py`; its trained parameters come with another package, `brisque_files.py`).
 """
 
 import torch

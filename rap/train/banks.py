@@ -15,6 +15,7 @@ from rap.scene import Frame, Scene, poses
 from rap.splat.gaussians import Gaussians
 from rap.splat.memory import in_batches
 from rap.synthesis.drawing import Shots, draw_images, prepared, views_at_once
+from rap.synthesis.filter import load_brisque
 from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
 from rap.train.batches import Banks, epoch_generator
 from rap.train.step import needs_features
@@ -137,6 +138,9 @@ def _check_views(gaussians: Gaussians | None, config: Config) -> None:
             f"views.per_image = {config.views.per_image} but weights.view = {config.weights.view}; "
             "accepted: at least one view per image, or weights.view = 0"
         )
+    if config.weights.view and config.views.max_brisque:
+        # where its parameters are missing that is said now, not when views are first drawn
+        load_brisque()
 
 
 def _bank(
