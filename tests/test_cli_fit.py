@@ -81,9 +81,8 @@ def test_an_interrupted_fit_goes_on(
     assert splat.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "splat.state.safetensors").exists()
     assert not (tmp_path / "splat.partial.ply").exists()
-    assert "there is no interrupted fit to resume" in fails(
-        *words, tmp_path / "other.ply", "--resume"
-    )
+    other = tmp_path / "other.ply"
+    assert "there is no interrupted fit to resume" in fails("fit", room, "-o", other, "--resume")
 
 
 def test_a_splat_is_not_lost_before_the_new_one_is_there(

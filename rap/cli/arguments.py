@@ -126,7 +126,8 @@ def _starting_config(arguments: Any) -> Config:  # noqa: ANN401 (any arguments w
         return _read_config(arguments.config)
     if arguments.preset is not None:
         return settings.preset(arguments.preset)
-    if getattr(arguments, "resume", False):
+    # a splat that is resumed has no folder with its settings: its command is repeated
+    if getattr(arguments, "resume", False) and arguments.out.suffix != ".ply":
         stored = arguments.out / "config.toml"
         if not stored.is_file():
             raise UsageError(f"{arguments.out}: holds no run to resume (no config.toml)")

@@ -62,6 +62,10 @@ class FitConfig:
     """Share of the iterations before the first refinement."""
     refine_stop: float = 0.85
     """Share of the iterations after the last refinement."""
+    prune: float = 0.0
+    """Share of the Gaussians to remove in the end: those that the photographs show least."""
+    finetune_iterations: int = 500
+    """Steps after pruning."""
     seed: int = 7
     """Seed of every random choice of the fit."""
 
@@ -70,6 +74,8 @@ class FitConfig:
         at_least(self, "fit", 1, "initial_points", "refine_every")
         at_least(self, "fit", 16, "height")
         at_least(self, "fit", 0, "depth_weight")
+        at_least(self, "fit", 1, "finetune_iterations")
+        in_range(self, "fit", 0, 1, "prune", below=True)
         at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")
         in_range(self, "fit", 0, 3, "sh_degree")
         in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")

@@ -28,6 +28,7 @@ from rap.splat.initial import (
 )
 from rap.splat.light import initial_light, shown
 from rap.splat.objective import Targets, objective
+from rap.splat.prune import best, contributions
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
 
@@ -86,6 +87,8 @@ def fit(
     with log.progress("fit", len(course.order), "step") as tick:
         counted, reported, saved = 0, 0.0, time.monotonic()
         while state.iteration < len(course.order):
+            if state.iteration == config.iterations:
+                _prune(state, course)
             loss, rgb = step(state, course)
             now = time.monotonic()
             if now - reported >= _REPORT_EVERY_S or state.iteration == len(course.order):
@@ -161,9 +164,22 @@ def step(state: FitState, course: Course) -> tuple[Float[Tensor, ""], Float[Tens
 def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]:
     """Images of every step: random orders of all images, one after the other."""
     generator = torch.Generator().manual_seed(config.seed)
-    needed = config.iterations * config.images_per_step
+    num_steps = config.iterations + (config.finetune_iterations if config.prune else 0)
+    needed = num_steps * config.images_per_step
     rounds = [torch.randperm(num, generator=generator) for _ in range(-(-needed // num))]
-    return torch.cat(rounds)[:needed].view(config.iterations, config.images_per_step)
+    return torch.cat(rounds)[:needed].view(num_steps, config.images_per_step)
+
+
+def _prune(state: FitState, course: Course) -> None:
+    """Remove the Gaussians that the photographs need least; the steps that follow mend the rest."""
+    gaussians = _finished(state, course.config)
+    scores = contributions(gaussians, course.camera, course.camera_from_world)
+    kept = best(scores, course.config.prune)
+    share = float(scores[kept].sum() / scores.sum().clamp(min=1e-9))
+    density.take(state.parameters, state.optimizer, kept)
+    if state.statistics is not None:
+        state.statistics = classic.no_statistics(state.parameters)
+    log.info(f"{gaussians.num:,} Gaussians pruned to {len(kept):,}: {share:.2%} of the pictures")
 
 
 def _change_density(state: FitState, course: Course, means_lr: float) -> None:
