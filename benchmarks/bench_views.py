@@ -1,64 +1,96 @@
-"""Random view synthesis: sample poses, render them, filter, write into the image bank."""
+"""Random view synthesis: poses, light, rendering, shrinking, filter, write into the bank."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import workloads
+from benchmarks import clouds
 from benchmarks.harness import Measure, axis
-from benchmarks.workloads import Scale
+from benchmarks.workloads import SEED, Scale
 from rap.config import ViewsConfig
 from rap.data.images import ImageBank
 from rap.geometry import rotation_angle_deg
-from rap.scene import Scene, poses
-from rap.synthesis.views import anchors_of, refresh_views, render_images
+from rap.synthesis.drawing import Shots, draw_images, prepared
+from rap.synthesis.views import Anchors, anchors_of, refresh_views
 
-PER_IMAGE = 2
+NUM_ANCHORS = 32
 REJECTED = 0.05
-"""Share of the training poses that the filter would reject; of the views it is a few times more."""
+"""Share of the anchors' own views that the filter would reject."""
+SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no_filter": {"min_coverage": 0.0},
+    "one_attempt": {"max_attempts": 1},
+    "network_size": {"render_height": None},
+    "baked": {"colors": "baked"},
+    "torch_colors": {"fused_colors": False},
+    "unordered": {"morton_order": False},
+    "packed": {"packed": True},
+    "tiles_of_8": {"tile_size": 8},
+    "clip_2px": {"radius_clip_px": 2.0},
+    "degree_0": {"sh_degree": 0},
+}
 
 
-@pytest.mark.parametrize("splat", axis(["small"], full=["large"]))
+@pytest.mark.parametrize("splat", axis(["small"], cuda=["large"], full=["fitted"]))
 @pytest.mark.parametrize("render_batch", axis([32], full=[1, 8]))
-@pytest.mark.parametrize("filtered", axis([True], full=[False]))
+@pytest.mark.parametrize("light", axis(["own"], full=["mean"]))
+@pytest.mark.parametrize("switch", axis(["plain"], cuda=["network_size"], full=list(SWITCHES)))
 def bench_views(
-    measure: Measure, device: torch.device, scale: Scale, scene: Scene,
-    splat: str, render_batch: int, filtered: bool,
+    measure: Measure, device: torch.device, scale: Scale,
+    splat: str, render_batch: int, light: str, switch: str,
 ) -> None:  # fmt: skip
-    """The bank holds what its poses show, near the photographs, and the filter's count is true."""
-    camera = scene.camera.with_height(scale.image_height)
-    gaussians = workloads.splat(scene, scale.num_gaussians[splat], scale.sh_degree, device)
-    config = ViewsConfig(per_image=PER_IMAGE, render_batch=render_batch)
-    anchors = anchors_of(poses(scene.train).float().to(device), config.bounds_margin_m)
-    _, coverage = render_images(gaussians, camera, anchors.world_from_camera)
-    enough = float(coverage.quantile(REJECTED)) if filtered else 0.0
-    config = ViewsConfig(per_image=PER_IMAGE, render_batch=render_batch, min_coverage=enough)
-    num = PER_IMAGE * len(scene.train)
+    """Every view in its own light, drawn at full height; the bank holds what its poses show."""
+    shown = clouds.shown(splat, scale, device)
+    camera = shown.camera.with_height(scale.image_height)
+    gaussians = shown.gaussians if light == "own" else replace(shown.gaussians, appearance=None)
+    per_anchor = 8 if device.type == "cuda" else 1
+    num_anchors = NUM_ANCHORS if device.type == "cuda" else 8
+    num = num_anchors * per_anchor
+    anchors = anchors_of(shown.poses(num_anchors).to(device), 0.2)
+    plain = ViewsConfig(render_batch=render_batch, render_height=scale.render_height)
+    _, coverage = draw_images(gaussians, camera, Shots(anchors.world_from_camera), plain)
+    plain = replace(plain, min_coverage=float(coverage.quantile(REJECTED)))
+    config = replace(plain, **SWITCHES[switch])
     empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(num, 4, 4), device, 2**33, pin_memory=False)
+    ready = prepared(gaussians, shown.eye.to(device), config)
     generator = torch.Generator(device)
 
     result = measure(
         lambda: refresh_views(
-            bank, gaussians, camera, anchors, config, generator.manual_seed(workloads.SEED)
+            bank, ready, camera, anchors, config, generator.manual_seed(SEED)
         ),
-        items=num, unit="views",
+        items=num, unit="views", moves_bytes=bank.images.nbytes,
     )  # fmt: skip
 
     stats = result.value
+    result.metric("acceptance_share", stats.acceptance)
     result.metric("renders_per_view", stats.num_renders / num)
     result.check(stats.num_views == num, f"{stats.num_views} views instead of {num}")
-    result.check((stats.num_renders > num) == filtered, f"{stats.num_renders} renders for {num}")
-    again = [render_images(gaussians, camera, chunk) for chunk in bank.poses.split(32)]
-    images, coverage = (torch.cat(parts) for parts in zip(*again, strict=True))
-    off = int((images.int() - bank.images.int()).abs().max())
-    result.check(off <= 1, f"the bank's images differ by {off} from renderings at its poses")
-    below = int((coverage < enough).sum())
-    result.check(stats.num_below_filter == below, f"{below} views below, not {stats}")
-    source = anchors.world_from_camera.repeat_interleave(PER_IMAGE, dim=0)
+    retried = config.min_coverage > 0 and config.max_attempts > 1
+    result.check((stats.num_renders > num) == retried, f"{stats.num_renders} renders for {num}")
+    for ok, message in misplaced(bank, anchors, config):
+        result.check(ok, message)
+    if light == "mean":
+        again = [draw_images(ready, camera, Shots(chunk), config)[0]
+                 for chunk in bank.poses.split(8)]  # fmt: skip
+        off = int((torch.cat(again).int() - bank.images.int()).abs().max())
+        result.check(off <= 1, f"the bank's images differ by {off} from renderings at its poses")
+    spread = float(bank.images.float().std())
+    result.check(spread > 10, f"the bank's images deviate by {spread:.1f} levels: hardly a picture")
+
+
+def misplaced(bank: ImageBank, anchors: Anchors, config: ViewsConfig) -> Iterator[tuple[bool, str]]:
+    """Whether every view lies near its anchor and within the bounds, and what to say if not."""
+    per_anchor = bank.num // len(anchors.world_from_camera)
+    source = anchors.world_from_camera.repeat_interleave(per_anchor, dim=0)
     centre = bank.poses[:, :3, 3]
     shift = float((centre - source[:, :3, 3]).norm(dim=1).max())
     turn = float(rotation_angle_deg(source[:, :3, :3], bank.poses[:, :3, :3]).max())
     near = shift < config.translation_m + 1e-4 and turn < config.rotation_deg + 0.1
-    result.check(near, f"a view is {shift:.3f} m and {turn:.2f} degrees from its photograph")
+    yield near, f"a view is {shift:.3f} m and {turn:.2f} degrees from its photograph"
     inside = bool(((centre >= anchors.low) & (centre <= anchors.high)).all())
-    result.check(inside, "a view lies outside the bounds")
+    yield inside, "a view lies outside the bounds"
