@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "score a regressor, or estimates made elsewhere, on a scene's test frames",
     "localize": "the poses of photographs",
     "render": "pictures of Gaussians at given poses",
+    "profile": "where the time goes of {train,fit,views,infer}, and what it waits for",
     "convert": "a published RAP checkpoint to ours",
     "doctor": "what this machine has, and what does not fit together",
 }

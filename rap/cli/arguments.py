@@ -83,7 +83,7 @@ def read_camera(text: str) -> "rap.camera.Camera":
     return load(text).camera
 
 
-def check_at_least(low: int, **values: float | None) -> None:
+def check_at_least(low: int, **values: int | float | None) -> None:
     """Raise UsageError naming the first flag whose number is too small; None is no number."""
     for name, value in values.items():
         if value is not None and value < low:

@@ -1,0 +1,110 @@
+"""`rap profile`: where the time of training, fitting, view synthesis or inference goes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rap
+from rap import log
+from rap.cli.arguments import (
+    Device,
+    OptionalOut,
+    OptionalRun,
+    SceneFormat,
+    SceneName,
+    UsageError,
+    check_at_least,
+    check_out_folder,
+    parse_configured,
+)
+from rap.config import (
+    Config,
+    FitConfig,
+    ImageConfig,
+    LossWeights,
+    ModelConfig,
+    Precision,
+    TrainConfig,
+    ViewsConfig,
+)
+
+KINDS = ("train", "fit", "views", "infer")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Run a few steps of {train,fit,views,infer} under the profiler: rap profile KIND [SCENE].
+
+    Says what a step waits for (launches, transfers, computation, input) and why; a Chrome trace,
+    a memory snapshot (GPU only) and the tables go into a folder.
+    """
+
+    scene: SceneName = "room"
+    """The scene's folder, or the word `room`."""
+    out: OptionalOut = None
+    """The folder to fill; none: `profile-KIND` here."""
+    splat: Path | None = None
+    """The scene's Gaussians (.ply); none: unfitted ones, for train and views."""
+    run: OptionalRun = None
+    """A run directory or .safetensors file, for infer; none: fresh weights."""
+    steps: int = 5
+    """Steps under the profiler; fewer where one takes seconds."""
+    batch_size: int = 1
+    """Images per step of infer."""
+    precision: Precision = "fp32"
+    """Arithmetic of infer; training's is train.precision."""
+    preset: str | None = None
+    """Settings to start from; none: `room` for the room, `seven_scenes` for a folder."""
+    config: Path | None = None
+    """A .toml file of settings to start from, or a .txt file of the published code."""
+    format: SceneFormat | None = None
+    """Read the folder in this format; none: recognise it."""
+    device: Device = "auto"
+    """`auto` is the GPU where there is one."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Make the step, run it, show the tables."""
+    argv = list(argv)
+    kind = argv.pop(0) if argv and argv[0] in KINDS else None
+    arguments, config = parse_configured(Profile, f"profile {kind or 'KIND'}", argv)
+    if kind is None:
+        raise UsageError(f"give one of {', '.join(KINDS)} first: rap profile train [SCENE]")
+    check_at_least(1, steps=arguments.steps, batch_size=arguments.batch_size)
+    out = arguments.out or Path(f"profile-{kind}")
+    check_out_folder(out, reuse=True)
+
+    from rap.profiling import profile, text_of
+
+    job = _job(kind, arguments, config)
+    summary = profile(job, out, steps=arguments.steps)
+    log.info(text_of(summary))
+    log.info(f"{out}: trace.json.gz (chrome://tracing), summary.txt, summary.json")
+    return 0
+
+
+def _job(kind: str, arguments: Profile, config: Config) -> "rap.profiling.Job":
+    from rap.data import load
+    from rap.evaluate import load_run, pick_device
+    from rap.profiling import jobs
+    from rap.splat.gaussians import load_ply
+
+    device = pick_device(arguments.device)
+    gaussians = None if arguments.splat is None else load_ply(arguments.splat)
+    checkpoint = None if arguments.run is None else load_run(arguments.run, device)
+    scene = load(arguments.scene, arguments.format)
+    if kind == "train":
+        return jobs.train_job(scene, gaussians, config, device)
+    if kind == "fit":
+        return jobs.fit_job(scene, config, device)
+    if kind == "views":
+        return jobs.views_job(scene, gaussians, config, device)
+    return jobs.infer_job(
+        scene, checkpoint, config, device, arguments.batch_size, arguments.precision
+    )

@@ -1,0 +1,164 @@
+"""One step of training, of fitting, of view synthesis and of inference: the functions they run."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+
+import torch
+from torch import nn
+
+from rap.camera import Camera
+from rap.config import Config, Precision
+from rap.data.images import decode
+from rap.data.points import initial_points
+from rap.evaluate import predict
+from rap.model.checkpoint import Checkpoint
+from rap.model.regressor import Regressor, build_regressor
+from rap.profiling.window import Job, Part
+from rap.scene import Frame, Scene, poses
+from rap.splat import fit
+from rap.splat.gaussians import Gaussians
+from rap.splat.initial import assemble, initial_parameters, scene_extent_m
+from rap.splat.objective import Targets
+from rap.train.banks import Material, draw_views, prepare
+from rap.train.batches import Batch, batches, epoch_indices
+from rap.train.loop import _new_learner
+from rap.train.step import optimise
+
+MAX_FRAMES = {"cpu": 16, "cuda": 64}
+"""Of a scene, evenly spread: a profile takes seconds, however long somebody filmed."""
+
+
+def train_job(
+    scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
+) -> Job:
+    """One training step: its batch, then the optimisation; the views are drawn once before."""
+    material = _material(scene, gaussians, config, device)
+    learner = _new_learner(material, config, device)
+    draw_views(material, config, epoch=0)
+    stream = _endless_batches(material, config)
+    current: list[Batch] = [next(stream)]
+
+    def fetch() -> None:
+        current[0] = next(stream)
+
+    def update() -> None:
+        optimise(learner, current[0], config, lr_factor=1.0)
+
+    images = len(current[0].images)
+    what = f"training step of {scene.source}, {images} images, {config.train.precision}"
+    parts = (Part("batch", fetch, is_input=True), Part("optimise", update))
+    return Job(what, device, parts, images, "images")
+
+
+def fit_job(scene: Scene, config: Config, device: torch.device) -> Job:
+    """One step of fitting Gaussians, from the beginning of a fit on."""
+    camera = _fit_camera(scene, config)
+    frames = thinned(scene.train, device)
+    images = decode(frames, camera, config.image.num_workers, config.image.cache_dir)
+    generator = torch.Generator().manual_seed(config.fit.seed)
+    points = initial_points(scene, config.fit.initial_points, generator)
+    targets = Targets(images, None, None)
+    course, state = fit.begin(targets, poses(frames).float(), camera, points, config.fit, device)
+
+    def step() -> None:
+        # A profile longer than the fit goes round its beginning again.
+        state.iteration %= len(course.order)
+        fit.step(state, course)
+
+    what = (
+        f"fitting step of {scene.source}, {len(points.xyz):,} Gaussians at first, "
+        f"{camera.width}x{camera.height}"
+    )
+    return Job(what, device, (Part("step", step),), config.fit.images_per_step, "images")
+
+
+def views_job(
+    scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
+) -> Job:
+    """One refresh of all views of at most MAX_FRAMES photographs: sampled, drawn, filtered."""
+    weights = replace(config.weights, view=config.weights.view or 1.0)
+    views = replace(config.views, per_image=1)
+    material = _material(scene, gaussians, replace(config, weights=weights, views=views), device)
+    assert material.banks.views is not None
+    epochs = count()
+    changed = replace(config, weights=weights, views=views)
+    num = material.banks.views.num
+    part = Part("refresh", lambda: draw_views(material, changed, next(epochs)))
+    what = f"refresh of {num} views of {scene.source}"
+    return Job(what, device, (part,), num, "views")
+
+
+def infer_job(
+    scene: Scene,
+    checkpoint: Checkpoint | None,
+    config: Config,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+) -> Job:
+    """Photographs to poses, a batch per step; fresh weights do as well as trained ones."""
+    camera = scene.camera.with_height(config.image.height)
+    regressor = build_regressor(config.model, config.train.seed).to(device)
+    if checkpoint is not None:
+        camera, regressor = checkpoint.camera, checkpoint.regressor
+    return Job(
+        f"{batch_size} photographs of {scene.source} to poses, {precision}", device,
+        _inference_parts(scene, camera, regressor, device, batch_size, precision),
+        batch_size, "images",
+    )  # fmt: skip
+
+
+def thinned(frames: tuple[Frame, ...], device: torch.device) -> tuple[Frame, ...]:
+    """At most MAX_FRAMES, evenly spread."""
+    kept = min(MAX_FRAMES[device.type], len(frames))
+    return tuple(frames[index * len(frames) // kept] for index in range(kept))
+
+
+def unfitted(scene: Scene, config: Config, device: torch.device) -> Gaussians:
+    """Gaussians as a fit begins with them: work like that of fitted ones, no likeness."""
+    generator = torch.Generator().manual_seed(config.fit.seed)
+    points = initial_points(scene, config.fit.initial_points, generator)
+    start = torch.Generator(device).manual_seed(config.fit.seed)
+    plain = replace(config.fit, appearance_dim=0)
+    extent_m = scene_extent_m(poses(scene.train))
+    parameters = initial_parameters(points, extent_m, plain, start)
+    detached = {
+        name: nn.Parameter(value.detach(), requires_grad=False)
+        for name, value in parameters.items()
+    }
+    return assemble(detached, {}, plain.sh_degree, plain)
+
+
+def _inference_parts(
+    scene: Scene,
+    camera: Camera,
+    regressor: Regressor,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+) -> tuple[Part, ...]:
+    images = decode(thinned(scene.test or scene.train, device), camera, num_workers=0)
+    images = images[torch.arange(batch_size) % len(images)]
+    return (Part("localize", lambda: predict(regressor, images, device, batch_size, precision)),)
+
+
+def _material(
+    scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
+) -> Material:
+    kept = replace(scene, train=thinned(scene.train, device))
+    return prepare(kept, gaussians or unfitted(scene, config, device), config, device)
+
+
+def _endless_batches(material: Material, config: Config) -> Iterator[Batch]:
+    photographs = material.banks.photographs
+    for epoch in count():
+        indices = epoch_indices(photographs.num, config.train.batch_size, config.train.seed, epoch)
+        yield from batches(
+            material.banks, indices, config.views.per_image, config.image.num_workers
+        )
+
+
+def _fit_camera(scene: Scene, config: Config) -> Camera:
+    height = config.fit.height
+    return scene.camera if height is None else scene.camera.with_height(height)
