@@ -1,7 +1,7 @@
 """`rap render`: pictures of Gaussians at given poses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,12 @@ from rap.cli.arguments import (
     Out,
     UsageError,
     check_at_least,
+    check_out,
     check_out_folder,
     parse,
     read_camera,
 )
+from rap.config import ViewsConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Render:
     """Compensate opacity for the screen-space low-pass filter; none: as the file says."""
     device: Device = "auto"
     """`auto` is the GPU where there is one."""
+    filter_sheet: Path | None = None
+    """Also draw views around the poses, as training does, and show here (.png) what its filter
+    accepts and rejects."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """How those views are drawn and judged; nothing else depends on it."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,6 +55,8 @@ def run(argv: Sequence[str]) -> int:
     arguments: Render = parse(Render, "render", argv)
     check_at_least(1, height=arguments.height)
     check_out_folder(arguments.out)
+    if arguments.filter_sheet is not None:
+        check_out(arguments.filter_sheet, suffix=".png")
 
     import torch
 
@@ -59,6 +68,8 @@ def run(argv: Sequence[str]) -> int:
     if arguments.height is not None:
         camera = camera.with_height(arguments.height)
     gaussians = load_ply(arguments.splat).to(device)
+    if arguments.filter_sheet is not None:
+        _show_filter(arguments.filter_sheet, gaussians, camera, poses, arguments.views)
     arguments.out.mkdir(exist_ok=True)
     with log.progress("render", len(names), "views") as tick, torch.no_grad():
         for name, pose in zip(names, torch.from_numpy(poses), strict=True):
@@ -68,6 +79,25 @@ def run(argv: Sequence[str]) -> int:
             tick()
     log.info(f"{arguments.out}: {len(names)} images of {camera.width}x{camera.height}")
     return 0
+
+
+def _show_filter(
+    path: Path,
+    gaussians: "rap.splat.gaussians.Gaussians",
+    camera: "rap.camera.Camera",
+    world_from_camera: Float64[np.ndarray, "n 4 4"],
+    config: ViewsConfig,
+) -> None:
+    """The sheet of accepted and rejected views, and how many pass."""
+    import torch
+
+    from rap.synthesis.gallery import filter_sheet, judged_views
+
+    generator = torch.Generator(gaussians.means.device).manual_seed(0)
+    near = torch.from_numpy(world_from_camera).float()
+    views = judged_views(gaussians, camera, near, config, generator)
+    passed = filter_sheet(path, views, config)
+    log.info(f"{path}: {int(passed.sum())} of {len(passed)} views pass the filter")
 
 
 def _viewpoints(
