@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.commands import UsageError, table
+from benchmarks.harness.environments import SetupError
 from benchmarks.harness.policy import PolicyError
+from benchmarks.harness.processes import ArmError
 from benchmarks.harness.record import RecordError
+from benchmarks.harness.trees import TreeError
 from benchmarks.harness.verdict import Code
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +30,12 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return Code.USAGE if leave.code else Code.PASS
     try:
         return arguments.run(arguments)
-    except (UsageError, RecordError, PolicyError) as error:
+    except (UsageError, RecordError, PolicyError, TreeError, ArmError) as error:
         sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
         return Code.USAGE
+    except SetupError as error:
+        sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
+        return Code.ENVIRONMENT
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED

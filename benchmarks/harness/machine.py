@@ -11,6 +11,8 @@ from pathlib import Path
 
 from benchmarks.harness.gpu import Gpu, listed_processes, load_nvml
 
+STAMP = ".commit"
+"""In an exported tree, which has no history: the commit that it came from."""
 PACKAGES = ("torch", "numpy", "triton", "gsplat", "fused-ssim", "pytest-benchmark")
 
 
@@ -149,11 +151,17 @@ def container_runtime(root: Path = Path("/")) -> str:
     return "docker" if (root / ".dockerenv").exists() else "none"
 
 
-def commit_of(root: Path) -> str:
-    """The checkout's commit, `+dirty` with local changes; without git BENCHMARK_COMMIT."""
-    given = os.environ.get("BENCHMARK_COMMIT")
+def commit_of(root: Path, given: str | None = None) -> str:
+    """The checkout's commit, `+dirty` with local changes; `given` or BENCHMARK_COMMIT first.
+
+    A tree without history says it by its stamp, which `python -m benchmarks export` writes.
+    """
+    given = os.environ.get("BENCHMARK_COMMIT") if given is None else given
     if given:
         return given
+    stamp = root / STAMP
+    if stamp.is_file() and not (root / ".git").exists():
+        return "".join(stamp.read_text(encoding="utf-8").split()[:1]) or "unknown"
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")

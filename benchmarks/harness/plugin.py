@@ -5,21 +5,25 @@ replays the times, so that one number is shown everywhere. Without pytest-benchm
 no:benchmark`) every benchmark still runs, untimed.
 """
 
+import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import faults, machine, options, report
+from benchmarks.harness import assignment, faults, machine, options, report
+from benchmarks.harness.assignment import Assignment, ForeignPackageError
 from benchmarks.harness.counting import CountingError
 from benchmarks.harness.judging import judge_run, report_to_junit
 from benchmarks.harness.measure import Measure
 from benchmarks.harness.policy import PolicyError
-from benchmarks.harness.record import Outcome, RecordError, write_session
+from benchmarks.harness.record import Outcome, RecordError, Session, write_session
 from benchmarks.harness.report import Judgement
-from benchmarks.harness.suite import Suite
+from benchmarks.harness.suite import Suite, benchmark_id
 from benchmarks.harness.verdict import Code
 
 SUITE = pytest.StashKey[Suite]()
+ASSIGNMENT = pytest.StashKey[Assignment | None]()
 JUDGEMENT = pytest.StashKey[Judgement]()
 
 
@@ -36,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         device = machine.resolve_device(wanted.device)
         injected = faults.from_environment()
-    except ValueError as error:
+        config.stash[ASSIGNMENT] = assignment.from_environment()
+    except (OSError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SUITE] = Suite(config.rootpath, wanted, device, injected)
 
@@ -69,7 +74,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--full` runs; skip, with a reason, what needs a GPU."""
-    kept = config.stash[SUITE].adopt(items)
+    suite, part = config.stash[SUITE], config.stash[ASSIGNMENT]
+    kept = suite.adopt(items)
+    if part is not None:
+        kept = [item for item in kept if part.wants(benchmark_id(item))]
     dropped = [item for item in items if item not in kept]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -82,6 +90,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     suite.enrol(session.items)
     if suite.wanted.timed and any(item in suite for item in session.items):
         options.refuse_shape_checks()
+    part = session.config.stash[ASSIGNMENT]
+    if part is not None:
+        try:
+            part.check()
+        except ForeignPackageError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -142,7 +156,7 @@ def pytest_sessionfinish(
     if suite.timing is not None and exitstatus in (0, 1):
         run = suite.session()
         if suite.wanted.records_file is not None:
-            write_session(suite.wanted.records_file, run)
+            code = _hand_over(session.config, suite.wanted.records_file, run)
         elif suite.wanted.judged or suite.wanted.record:
             judgement = judge_run(session.config, suite, suite.timing, run, exitstatus != 0)
             session.config.stash[JUDGEMENT] = judgement
@@ -152,6 +166,19 @@ def pytest_sessionfinish(
     if code is not Code.PASS:
         session.exitstatus = code.value
     return result
+
+
+def _hand_over(config: pytest.Config, path: Path, run: Session) -> Code:
+    """Write the records for the process that started this one, unless they are of other code."""
+    part = config.stash[ASSIGNMENT]
+    try:
+        if part is not None:
+            part.check()
+    except ForeignPackageError as error:  # imported by a benchmark, after the collection
+        sys.stderr.write(f"{error}\n")
+        return Code.USAGE
+    write_session(path, run)
+    return Code.PASS
 
 
 @pytest.hookimpl(trylast=True)

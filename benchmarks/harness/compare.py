@@ -1,0 +1,224 @@
+"""The verdict over pairs: a pure function of blocks and policy; it also says what to measure next.
+
+Families as against a stored baseline, but from both arms of one session: coverage, right answers,
+accuracy over the same seeds, memory and counters, and times by the paired rule.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
+from benchmarks.harness.evidence import Evidence, accuracy, counters, gap_in, problem
+from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
+from benchmarks.harness.policy import Entry, MetricRule, Policy
+from benchmarks.harness.rules import Finding, Status
+from benchmarks.harness.statistics import median
+from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advised
+
+MIN_LOST, MAX_LOST = 3, 6
+"""Lost pairs before the machine is called unfit, and before one benchmark is given up."""
+NOISY_BLOCKS = 3
+"""Blocks before memory that does not repeat to the byte may be red."""
+STATUS = {
+    State.MORE: Status.SUSPECT,
+    State.PASS: Status.OK,
+    State.FAIL: Status.WORSE,
+    State.INCONCLUSIVE: Status.UNDECIDED,
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One finding, and for a time its pairs."""
+
+    finding: Finding
+    pairs: PairedVerdict | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdict so far, what it rests on, and what would decide more."""
+
+    code: Code
+    entries: tuple[Compared, ...]
+    request: Request | None
+    """The next block; None when everything is decided."""
+    num_gated: int
+    """Gated times, which share the error budget."""
+
+    @property
+    def red(self) -> tuple[Compared, ...]:
+        """What decided against a pass, the most severe first."""
+        bad = [entry for entry in self.entries if entry.finding.status in CODES]
+        return tuple(sorted(bad, key=lambda e: SEVERITY.index(CODES[e.finding.status])))
+
+
+def judge_blocks(
+    blocks: Sequence[Block],
+    policy: Policy,
+    *,
+    screened: Collection[str] | None = None,
+    num_gated: int | None = None,
+) -> Comparison:
+    """Judge what was measured so far, whatever order the blocks come in.
+
+    `screened` are ids that a stored baseline chose: their pairs have no first stage; `num_gated` is
+    then the number of gated times of the whole suite. Without them it is counted here.
+    """
+    blocks = sorted(blocks, key=lambda block: (block.index, block.attempt))
+    if not blocks:
+        return Comparison(Code.INCONCLUSIVE, (), Request(0, 0, None), 0)
+    evidence = _gather(blocks, policy)
+    counted = num_gated if num_gated is not None else _count_gated(evidence, policy)
+    judge = _Judge(blocks, policy, max(1, counted), frozenset(screened or ()))
+    entries = [*_duplicates(blocks)]
+    for name in sorted(evidence):
+        entries += judge.benchmark(evidence[name])
+    if not any(found.measured for found in evidence.values()):
+        text = "no benchmark was measured in both arms: nothing was compared"
+        entries.append(Compared(Finding("", "", Status.MISSING, detail=text)))
+    codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES}
+    codes |= {Code.ENVIRONMENT} if judge.unfit else set()
+    code = next((code for code in SEVERITY if code in codes), Code.PASS)
+    return Comparison(code, tuple(entries), judge.request(), counted)
+
+
+def _gather(blocks: Sequence[Block], policy: Policy) -> dict[str, Evidence]:
+    names = {record.id for block in blocks for record in (*block.base.records, *block.head.records)}
+    names |= {name for block in blocks for name in block.ids or ()}
+    found = {}
+    for name in names:
+        base, head = (
+            tuple(r for b in blocks if (r := b.session(side).by_id().get(name)) is not None)
+            for side in ("base", "head")
+        )
+        device = blocks[0].head.machine.device
+        found[name] = Evidence(name, policy.entry(name), base, head, device)
+    return found
+
+
+def _count_gated(evidence: dict[str, Evidence], policy: Policy) -> int:
+    return sum(
+        rule.family == "time"
+        for found in evidence.values()
+        if found.measured and found.entry is not None and found.entry.tier == "gate"
+        for _, rule in found.metrics(policy)
+    )
+
+
+def _duplicates(blocks: Sequence[Block]) -> Iterator[Compared]:
+    doubled = {
+        name
+        for block in blocks for session in (block.base, block.head)
+        for name, count in Counter(record.id for record in session.records).items() if count > 1
+    }  # fmt: skip
+    for name in sorted(doubled):
+        text = "several benchmarks of one process share this id"
+        yield Compared(Finding(name, "", Status.DUPLICATE, detail=text))
+
+
+class _Judge:
+    """Judges benchmark after benchmark, and gathers what is still to be measured."""
+
+    def __init__(
+        self, blocks: Sequence[Block], policy: Policy, num_gated: int, screened: frozenset[str]
+    ) -> None:
+        self._blocks, self._policy = blocks, policy
+        self._num_gated, self._screened = num_gated, screened
+        self._pending: set[str] = set()
+        self._repeat: set[str] = set()
+        self._num_pairs = self._num_lost = 0
+
+    @property
+    def unfit(self) -> bool:
+        """Whether too many pairs stayed invalid for this machine to say anything."""
+        return self._num_lost >= MIN_LOST and self._num_lost > MAX_INVALID * self._num_pairs
+
+    def request(self) -> Request | None:
+        """The next block: the newest again where it was invalid, else a fresh one."""
+        newest = self._blocks[-1]
+        if self._repeat:
+            return Request(newest.index, newest.attempt + 1, tuple(sorted(self._repeat)))
+        if self._pending and not self.unfit:
+            return Request(newest.index + 1, 0, tuple(sorted(self._pending)))
+        return None
+
+    def benchmark(self, found: Evidence) -> Iterator[Compared]:
+        """Every finding about one benchmark."""
+        reason = problem(found)
+        if reason is not None:
+            yield Compared(reason)
+            return
+        if found.entry is None:
+            text = "has no entry in benchmarks/policy.toml"
+            yield Compared(Finding(found.name, "", Status.UNLISTED, detail=text))
+            return
+        advisory = found.entry.tier == "advisory"
+        compared = [*map(Compared, counters(found)), *self._metrics(found, found.entry)]
+        for one in compared:
+            yield replace(one, finding=advised(one.finding)) if advisory else one
+
+    def _metrics(self, found: Evidence, entry: Entry) -> Iterator[Compared]:
+        for metric, rule in found.metrics(self._policy):
+            gap = gap_in(found, metric, rule)
+            if gap is not None:
+                yield Compared(gap)
+            elif rule.family == "time":
+                yield self._time(found, entry, metric, rule)
+            elif rule.family == "memory":
+                yield Compared(self._memory(found, metric, rule))
+            else:
+                yield Compared(accuracy(found, metric, rule))
+
+    def _time(self, found: Evidence, entry: Entry, metric: str, rule: MetricRule) -> Compared:
+        pairs = pairs_of(self._blocks, found.name, metric, rule.better)
+        self._num_pairs += len(pairs.log_ratios) + pairs.num_lost
+        self._num_lost += pairs.num_lost
+        verdict = decide_pairs(
+            pairs.log_ratios, smallest_effect=entry.smallest_effect, num_gated=self._num_gated,
+            screened=found.name in self._screened,
+        )  # fmt: skip
+        status = STATUS[verdict.state]
+        if verdict.state is State.PASS and verdict.faster:
+            status = Status.BETTER
+        elif verdict.state is State.MORE and pairs.num_lost >= MAX_LOST:
+            status = Status.INVALID
+        elif verdict.state is State.MORE and entry.tier == "gate":
+            (self._repeat if pairs.repeat else self._pending).add(found.name)
+        finding = Finding(
+            found.name, metric, status, _middle(pairs.base), _middle(pairs.head),
+            _lost(pairs), "time",
+        )  # fmt: skip
+        return Compared(finding, verdict)
+
+    def _memory(self, found: Evidence, metric: str, rule: MetricRule) -> Finding:
+        """The maximum over processes; where that is noisy, the median must say the same."""
+        before, after = found.values("base", metric), found.values("head", metric)
+        highest = max(before), max(after)
+        worse = rule.loss(*highest) > rule.allowed(highest[0])
+        if worse and rule.confirm is not None:
+            middle = median(before), median(after)
+            worse = rule.loss(*middle) > rule.allowed(middle[0], rule.confirm)
+            if worse and len(before) < NOISY_BLOCKS:
+                self._pending.add(found.name)
+        status = Status.WORSE if worse else Status.OK
+        if rule.loss(*highest) < -rule.allowed(highest[0]):
+            status = Status.BETTER
+        text = f"the largest of {len(after)} processes; {_allowed(rule, highest[0])}"
+        return Finding(found.name, metric, status, *highest, text, rule.family)
+
+
+def _allowed(rule: MetricRule, before: float) -> str:
+    return f"the policy allows {rule.allowed(before) / before:.1%} more" if before else ""
+
+
+def _middle(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
+
+
+def _lost(pairs: Pairs) -> str:
+    if not pairs.reasons:
+        return ""
+    lost = f"{pairs.num_lost} blocks stayed invalid after {TRIES} tries; " * (pairs.num_lost > 0)
+    return f"{lost}invalid, not slow: {'; '.join(pairs.reasons[:3])}"

@@ -1,0 +1,148 @@
+"""What two arms say about one benchmark, times aside: there, right, as accurate, same counts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.blocks import Side
+from benchmarks.harness.policy import Entry, MetricRule, Policy
+from benchmarks.harness.record import Record
+from benchmarks.harness.rules import Case, Finding, Status, impossible, judge_metric
+from benchmarks.harness.statistics import median, t_quantile
+from benchmarks.harness.verdict import not_passed
+
+LACKING = (
+    "AttributeError", "ImportError", "LookupError", "ModuleNotFoundError", "NameError", "TypeError",
+)  # fmt: skip
+"""What using a name that the base does not have yet looks like."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What both arms say about one benchmark."""
+
+    name: str
+    entry: Entry | None
+    base: tuple[Record, ...]
+    head: tuple[Record, ...]
+    device: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether both arms passed wherever they ran it, so that numbers can be compared."""
+        records = (*self.base, *self.head)
+        both = len(self.base) == len(self.head) > 0
+        return both and all(record.outcome == "passed" for record in records)
+
+    def metrics(self, policy: Policy) -> Iterator[tuple[str, MetricRule]]:
+        """The metrics that are gated here and that an arm has."""
+        for metric in () if self.entry is None else self.entry.metrics:
+            rule = policy.metrics[metric]
+            known = any(metric in record.metrics for record in (*self.base, *self.head))
+            if known and rule.device in ("any", self.device):
+                yield metric, rule
+
+    def values(self, side: Side, metric: str) -> list[float]:
+        """A metric in every process of an arm."""
+        records = self.base if side == "base" else self.head
+        return [record.metrics[metric] for record in records if metric in record.metrics]
+
+
+def problem(found: Evidence) -> Finding | None:
+    """Why the two arms cannot be compared; None where they can."""
+    if not found.head:
+        text = "the head gave no record of it, the base did" if found.base else "gave no record"
+        return Finding(found.name, "", Status.MISSING, detail=text)
+    bad = next((record for record in found.head if record.outcome != "passed"), None)
+    worst = next((record for record in found.base if record.outcome != "passed"), None)
+    if bad is not None:
+        both_skip = worst is not None and worst.outcome == bad.outcome == "skipped"
+        return not_passed(bad, None if both_skip or not found.base else found.base[0])
+    if not found.base:
+        return _new(found, "the base does not have it")
+    if worst is not None:
+        return _base_failed(found, worst)
+    if len(found.base) != len(found.head):
+        text = f"{len(found.base)} processes of the base and {len(found.head)} of the head ran it"
+        return Finding(found.name, "", Status.ERRORED, detail=text)
+    return None
+
+
+def _new(found: Evidence, why: str) -> Finding:
+    status = Status.NEW if found.entry is not None else Status.UNLISTED
+    return Finding(found.name, "", status, detail=why)
+
+
+def _base_failed(found: Evidence, worst: Record) -> Finding:
+    """A base that lacks a name has nothing to compare; one that crashes leaves evidence out."""
+    if worst.outcome == "errored" and not worst.reason.startswith(LACKING):
+        return Finding(found.name, "", Status.ERRORED, detail=f"in the base: {worst.reason}")
+    return _new(found, f"the base has no right answer to compare with ({worst.reason})")
+
+
+def gap_in(found: Evidence, metric: str, rule: MetricRule) -> Finding | None:
+    """A number that is missing or impossible in an arm."""
+    before, after = found.values("base", metric), found.values("head", metric)
+    if len(after) < len(found.head):
+        text = "the base has this metric, the head lacks it in some process"
+        return Finding(found.name, metric, Status.MISSING, detail=text, family=rule.family)
+    for values, status in ((after, Status.IMPOSSIBLE), (before, Status.ERRORED)):
+        reasons = [reason for value in values if (reason := impossible(rule, value))]
+        if reasons:
+            text = reasons[0] if status is Status.IMPOSSIBLE else f"in the base: {reasons[0]}"
+            return Finding(found.name, metric, status, detail=text, family=rule.family)
+    if not before:
+        return Finding(found.name, metric, Status.NEW, None, median(after), family=rule.family)
+    if len(before) < len(found.base):
+        text = "the base lacks this metric in some process"
+        return Finding(found.name, metric, Status.ERRORED, detail=text, family=rule.family)
+    return None
+
+
+def counters(found: Evidence) -> Iterator[Finding]:
+    """Exact counts: the head may have only values that the base had, too."""
+    base, head = found.base, found.head
+    for name in sorted({key for record in (*base, *head) for key in record.counters}):
+        before = {record.counters[name] for record in base if name in record.counters}
+        after = {record.counters[name] for record in head if name in record.counters}
+        if not before or (after and after <= before):
+            continue
+        text = f"an exact counter: {sorted(before)} in the base, {sorted(after) or 'none'} now"
+        status = Status.WORSE if after else Status.MISSING
+        shown = max(before), max(after) if after else None
+        yield Finding(found.name, name, status, *shown, text)
+
+
+def accuracy(found: Evidence, metric: str, rule: MetricRule) -> Finding:
+    """Non-inferiority over the same seeds; without seeds, the rule against a stored number."""
+    base, head = found.base[0], found.head[0]
+    before, after = base.samples.get(metric, ()), head.samples.get(metric, ())
+    if len(before) != len(after) or len(after) < 2:
+        judged = judge_metric(Case(metric, rule, base, head, (), same_runtime=True))
+        if judged is None:
+            raise RuntimeError(f"{found.name}: {metric} is in neither arm")
+        return judged
+    shown = median(before), median(after)
+    losses = [rule.loss(b, a) for b, a in zip(before, after, strict=True)]
+    low, high = interval(losses)
+    allowed = rule.allowed(shown[0])
+    text = (
+        f"worse by {sum(losses) / len(losses):.4g} (95 % bounds {low:.4g} and {high:.4g}) over "
+        f"{len(losses)} seeds; the policy allows {allowed:.4g}"
+    )
+    if not math.isfinite(high):
+        status = Status.WORSE
+    elif high < allowed:
+        status = Status.BETTER if high < 0 else Status.OK
+    else:
+        status = Status.WORSE if low > 0 else Status.UNDECIDED
+    return Finding(found.name, metric, status, *shown, text, rule.family)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The one-sided 95 % bounds of a mean (Student's t), below and above it; needs two values."""
+    num = len(values)
+    mean = math.fsum(values) / num
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num - 1) / num)
+    reach = t_quantile(0.95, num - 1) * spread
+    return mean - reach, mean + reach

@@ -1,0 +1,155 @@
+"""One fresh process of one arm: how it is started, watched and stopped, and what it must prove."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.harness import assignment, faults
+from benchmarks.harness.assignment import Assignment
+from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.record import Session, read_session
+from benchmarks.harness.trees import Arm
+from benchmarks.harness.verdict import Code
+
+TIMEOUT_S = 1800.0
+TAIL_LINES = 15
+QUIET = ("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+UNSET = ("CI", "PYTEST_ADDOPTS", faults.VARIABLE, RECORDS_FILE, assignment.VARIABLE)
+"""Of the environment, what would make an arm's process another one than it is told to be."""
+NOTHING_SELECTED = 5
+"""pytest's exit code."""
+NO_CONFTEST = "ImportError while loading conftest"
+"""pytest's USAGE, too, where the benchmarks need a name that this arm's package lacks."""
+
+
+class ArmError(ValueError):
+    """A process that cannot be part of a comparison: exit code 4, e.g. for the wrong package."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a process: its session, or why there is none."""
+
+    session: Session | None
+    code: int
+    tail: str
+    """The end of what it printed."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Starts the processes of one arm."""
+
+    arm: Arm
+    python: str
+    arguments: tuple[str, ...]
+    """Which benchmarks, device, scene: the same in both arms."""
+    cache: Path
+    """Compiled kernels of this arm: warm after its first process, never the other arm's."""
+    faults: str = ""
+
+    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
+        """Measure in a fresh process, the benchmarks in the order of a seed."""
+        return self._run(ids, order, ("--benchmark-only",))
+
+    def count(self, ids: Sequence[str] | None) -> Ran:
+        """Count instead of timing; it also fills the caches before the first time is taken."""
+        return self._run(ids, 0, ("--benchmark-count",))
+
+    def _run(self, ids: Sequence[str] | None, order: int, mode: Sequence[str]) -> Ran:
+        wanted = None if ids is None else tuple(ids)
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
+            Assignment(str(self.arm.root), self.arm.digest, wanted).write(told)
+            variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
+            command = [
+                self.python, "-m", "pytest", "benchmarks", *mode, *QUIET, *self.arguments,
+                "--benchmark-order", str(order),
+            ]  # fmt: skip
+            code, text = run_process(command, self.arm.root, self._environment(order, variables))
+            tail = "\n".join(text.splitlines()[-TAIL_LINES:])
+            if code == Code.USAGE and NO_CONFTEST not in text:
+                raise ArmError(f"{self.arm.label}: its process ended with USAGE (4)\n{tail}")
+            session = read_session(output) if output.exists() else None
+        if session is not None:
+            self._check(session)
+        return Ran(session, code, tail)
+
+    def _check(self, session: Session) -> None:
+        """The proof, once more from outside: the records say whose code they measured."""
+        proof = session.subject
+        if proof is None:
+            raise ArmError(f"{self.arm.label}: no benchmark has imported the package under test")
+        if not Path(proof.file).resolve().is_relative_to(self.arm.root.resolve()):
+            raise ArmError(f"{self.arm.label}: {proof.file} was measured, not {self.arm.root}")
+        if proof.digest != self.arm.digest:
+            raise ArmError(
+                f"{self.arm.label}: the measured package has digest {proof.digest}, "
+                f"the arm's is {self.arm.digest}"
+            )
+
+    def _environment(self, order: int, variables: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+        if "PYTHONPATH" in kept:  # relative entries mean the folder in which they were typed
+            paths = [str(Path(path).resolve()) for path in kept["PYTHONPATH"].split(os.pathsep)]
+            kept["PYTHONPATH"] = os.pathsep.join(paths)
+        if self.faults:
+            kept[faults.VARIABLE] = self.faults
+        return {
+            **kept, **variables,
+            "PYTHONHASHSEED": str(order),
+            "BENCHMARK_COMMIT": self.arm.commit,
+            "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),
+            "TRITON_CACHE_DIR": str(self.cache / "triton"),
+        }  # fmt: skip
+
+
+def run_process(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = TIMEOUT_S
+) -> tuple[int, str]:
+    """Run to the end; exit code and what it printed. Nothing of it outlives this call."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        note = ""
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s"
+        finally:
+            _stop(process)
+        printed.seek(0)
+        text = printed.read()
+    return code, text + note
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a process and what it started; loading workers would go on measuring nothing."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # the whole group has ended
+        return
+    finally:
+        process.wait()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM, which is how time limits end, cleans up as Ctrl-C does."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,208 @@
+"""One comparison from two sources to a report: trees, environments, blocks on disk, results."""
+
+import hashlib
+import json
+import random
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from benchmarks.harness.abreport import Report, content, lines, markdown, texts
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
+from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.environments import interpreter
+from benchmarks.harness.live import Display
+from benchmarks.harness.pairs import MARGIN
+from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
+from benchmarks.harness.processes import Launcher
+from benchmarks.harness.record import write_json
+from benchmarks.harness.subject import digest_of
+from benchmarks.harness.suite import POLICY
+from benchmarks.harness.trees import Arm, Source, TreeError, compose
+from benchmarks.harness.versus import Ended, Processes, Versus
+
+STORE = Path(".benchmarks")
+MAX_CACHES = 8
+UNITS = {
+    "_per_s": MetricRule("time", "higher"),
+    "_s": MetricRule("time", "lower"),
+    "_bytes": MetricRule("memory", "lower", relative=0.01, absolute=16 << 20),
+}
+"""Rules for metrics that are asked for by name and that the policy does not rule."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared and for how long."""
+
+    selection: tuple[str, ...] = ()
+    """Arguments of pytest, the same in both arms: -k, --device, --scene, --full."""
+    metrics: tuple[str, ...] = ()
+    budget_s: float = 720.0
+    faults: str = ""
+    """Injected in the head only."""
+    on_gpu: bool = False
+    resume: bool = False
+    ids: tuple[str, ...] | None = None
+    """Benchmarks to pair; None: all that are selected."""
+    screened: tuple[str, ...] = ()
+    """Those of them that a stored baseline chose."""
+    num_gated: int | None = None
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Whose code is compared, and who judges."""
+
+    base: Source
+    head: Source
+    judge: Path
+    notes: tuple[str, ...] = ()
+
+
+def compare_trees(
+    root: Path, trees: Trees, options: Options, scratch: Path, command: str, stream: TextIO
+) -> tuple[Report, Path]:
+    """Compare; the report, and the folder that holds its records. KeyboardInterrupt is reported."""
+    policy = narrowed(read_policy(trees.judge / POLICY), options.metrics)
+    arms = {
+        "base": compose(trees.base, trees.judge, scratch / "base"),
+        "head": compose(trees.head, trees.judge, scratch / "head"),
+    }
+    header = _header(arms, options)
+    file, blocks, seed = _open(root, header, resume=options.resume)
+    versus = Versus(
+        _launchers(root, trees, arms, options),
+        lambda found: judge_blocks(
+            found, policy, screened=options.screened, num_gated=options.num_gated
+        ),
+        seed, options.ids, options.on_gpu,
+    )  # fmt: skip
+    display = Display(stream, f"{arms['head'].label} against {arms['base'].label}")
+    start = time.monotonic()
+    try:
+        comparison, ended = versus.run(file, blocks, options.budget_s, display.show)
+    except KeyboardInterrupt:
+        comparison, ended = versus.judge(blocks), Ended.INTERRUPTED
+    finally:
+        display.close()
+    report = Report(
+        comparison, arms["base"], arms["head"], policy, _machine(blocks), ended,
+        time.monotonic() - start, len(blocks), command, _notes(trees, options, blocks),
+    )  # fmt: skip
+    store(report, file.path.parent)
+    return report, file.path.parent
+
+
+def _launchers(
+    root: Path, trees: Trees, arms: dict[str, Arm], options: Options
+) -> dict[Side, Processes]:
+    sources = {"base": trees.base, "head": trees.head}
+    environments = root / STORE / "environments"
+    launchers: dict[Side, Processes] = {}
+    for side in SIDES:
+        python = interpreter(sources[side].folder, root, environments, on_gpu=options.on_gpu)
+        cache = root / STORE / "compiled" / f"{arms[side].digest}-{side}"
+        injected = options.faults if side == "head" else ""
+        launchers[side] = Launcher(arms[side], python, options.selection, cache, injected)
+    _prune(root / STORE / "compiled")
+    return launchers
+
+
+def _prune(folder: Path) -> None:
+    """Keep the caches that were used last."""
+    found = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in found[MAX_CACHES:]:
+        shutil.rmtree(old)
+
+
+def narrowed(policy: Policy, metrics: Sequence[str]) -> Policy:
+    """The policy with only these metrics gated; PolicyError for what the paired rule cannot use."""
+    for entry in policy.entries:
+        if entry.smallest_effect <= MARGIN:
+            raise PolicyError(
+                f"{POLICY}: {entry.name}: smallest_effect {entry.smallest_effect} must be above "
+                f"{MARGIN}, which layout effects alone can reach"
+            )
+    if not metrics:
+        return policy
+    rules = dict(policy.metrics)
+    for name in metrics:
+        rule = next((rule for unit, rule in UNITS.items() if name.endswith(unit)), None)
+        if name not in rules and rule is None:
+            known = ", ".join([*rules, *(f"*{unit}" for unit in UNITS)])
+            raise PolicyError(f"--metric {name}: accepted are {known}")
+        if rule is not None:
+            rules.setdefault(name, rule)
+    entries = tuple(replace(entry, metrics=tuple(metrics)) for entry in policy.entries)
+    return Policy(rules, entries)
+
+
+def _header(arms: dict[str, Arm], options: Options) -> dict[str, object]:
+    """What two runs must share for one to go on with the other's blocks."""
+    digest_of.cache_clear()
+    return {
+        "base": arms["base"].digest,
+        "head": arms["head"].digest,
+        "benchmarks": digest_of(arms["head"].root / "benchmarks"),
+        "selection": list(options.selection),
+        "metrics": list(options.metrics),
+        "faults": options.faults,
+        "ids": None if options.ids is None else list(options.ids),
+    }
+
+
+def _open(
+    root: Path, header: dict[str, object], *, resume: bool
+) -> tuple[BlockFile, list[Block], int]:
+    """The file of this run's blocks, those it has already, and the seed of its orders."""
+    home = root / STORE / "ab"
+    key = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]
+    if resume:
+        found = sorted(home.glob(f"*-{key}/blocks.jsonl"))
+        if not found:
+            raise TreeError(
+                f"--resume: no run of just these trees and options under {home}; what has changed "
+                "since (the working tree, -k, the policy) must be compared from the start"
+            )
+        file = BlockFile(found[-1])
+        known, blocks = file.read()
+        return file, blocks, int(known["seed"])
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    file = BlockFile(home / f"{stamp}-{key}" / "blocks.jsonl")
+    seed = random.SystemRandom().randrange(2**31)
+    file.start({**header, "seed": seed})
+    return file, [], seed
+
+
+def _machine(blocks: Sequence[Block]) -> str:
+    return blocks[0].head.machine.describe() if blocks else "not known: nothing was measured"
+
+
+def _notes(trees: Trees, options: Options, blocks: Sequence[Block]) -> tuple[str, ...]:
+    notes = [*trees.notes]
+    if options.faults:
+        notes.append(f"INJECTED FAULTS in the head (BENCHMARK_FAULT): {options.faults}")
+    problems = blocks[-1].problems if blocks else {}
+    notes += [f"{side}: {text.splitlines()[-1]}" for side, text in problems.items() if text]
+    return tuple(notes)
+
+
+def store(report: Report, folder: Path) -> None:
+    """The result beside its blocks, as JSON, Markdown and text; each replaces an older one."""
+    write_json(folder / "result.json", content(report))
+    for name, text in (("result.md", markdown(report)), ("result.txt", texts([*lines(report)]))):
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / name)
+
+
+def repeat_command(words: Sequence[str], *, resume: bool) -> str:
+    """How a person types this comparison again."""
+    extra = ["--resume"] if resume and "--resume" not in words else []
+    return shlex.join(["python", "-m", "benchmarks", *words, *extra])

@@ -1,0 +1,144 @@
+"""The loop of an A/B: block after block until everything is decided, or the time is spent."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
+
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, first_side, order_seed
+from benchmarks.harness.compare import Comparison
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
+from benchmarks.harness.record import Record, Session
+
+NO_SUCH_BENCHMARK = "LookupError: its tree has no such benchmark"
+
+
+class Ended(Enum):
+    """Why a comparison ended."""
+
+    DECIDED = "decided"
+    BUDGET = "the time is spent"
+    INTERRUPTED = "interrupted"
+
+
+class Processes(Protocol):
+    """One arm's processes; a test plays them."""
+
+    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
+        """Measure benchmarks in a fresh process."""
+        ...
+
+    def count(self, ids: Sequence[str] | None) -> Ran:
+        """Count CUDA calls in a fresh process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two arms and how to judge them."""
+
+    arms: dict[Side, Processes]
+    judge: Callable[[Sequence[Block]], Comparison]
+    seed: int
+    ids: tuple[str, ...] | None = None
+    """Benchmarks of the first block; None: all that the command line selects."""
+    on_gpu: bool = False
+
+    def run(
+        self,
+        file: BlockFile,
+        blocks: list[Block],
+        budget_s: float,
+        show: Callable[[Comparison, Sequence[Block], str], object],
+    ) -> tuple[Comparison, Ended]:
+        """Go on from `blocks`, which grows, until the judge asks for nothing more."""
+        start = time.monotonic()
+        while True:
+            comparison = self.judge(blocks)
+            show(comparison, blocks, "")
+            request = comparison.request
+            if request is None:
+                return comparison, Ended.DECIDED
+            # Later blocks hold fewer benchmarks: the last one's time is an upper bound.
+            needed = blocks[-1].seconds if blocks else 0.0
+            if time.monotonic() - start + needed > budget_s:
+                return comparison, Ended.BUDGET
+
+            def tell(side: Side, done: Comparison = comparison) -> None:
+                show(done, blocks, side)
+
+            block = self._block(request, tell)
+            _require_one_machine([*blocks[:1], block])
+            file.append(block)
+            blocks.append(block)
+
+    def _block(self, request: Request, tell: Callable[[Side], None]) -> Block:
+        start = time.monotonic()
+        first = first_side(self.seed, request.index)
+        ids = self.ids if request.ids is None else request.ids
+        order = order_seed(self.seed, request.index)
+        counts = self._counts(ids) if self.on_gpu and request.ids is None else {}
+        ran: dict[Side, Ran] = {}
+        for side in (first, *(s for s in SIDES if s != first)):
+            tell(side)
+            ran[side] = self.arms[side].measure(ids, order)
+        if all(one.code == NOTHING_SELECTED for one in ran.values()):
+            raise ArmError("the selection (-k) holds no benchmark, in neither arm")
+        machine = next((one.session.machine for one in ran.values() if one.session), None)
+        if machine is None:
+            tails = "\n".join(f"{side}: {ran[side].tail}" for side in SIDES)
+            raise ArmError(f"neither arm could be measured\n{tails}")
+        sessions = {
+            side: _counted(_complete(ran[side], ids, machine), counts.get(side)) for side in SIDES
+        }
+        problems: dict[str, str] = {
+            side: ran[side].tail for side in SIDES if ran[side].code not in (0, 1)
+        }
+        return Block(
+            request.index, request.attempt, first, ids, sessions["base"], sessions["head"],
+            round(time.monotonic() - start, 3), problems,
+        )  # fmt: skip
+
+    def _counts(self, ids: Sequence[str] | None) -> dict[Side, Session | None]:
+        return {side: self.arms[side].count(ids).session for side in SIDES}
+
+
+def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:
+    """The session with an errored record for each benchmark that gave none though it was asked."""
+    session = ran.session
+    if session is None:
+        session = Session(machine, "unknown", "unknown")
+    if ran.session is not None and ran.code in (0, 1):
+        reason = NO_SUCH_BENCHMARK
+    else:
+        last = ran.tail.splitlines()[-1:] or [""]
+        reason = f"its process ended with exit code {ran.code}: {last[0]}"
+    known = session.by_id()
+    lost = [Record(name, "", "errored", reason) for name in ids or () if name not in known]
+    return replace(session, records=(*session.records, *lost))
+
+
+def _counted(session: Session, counts: Session | None) -> Session:
+    """The session with the exact counts that another process of the same arm has taken."""
+    if counts is None:
+        return session
+    found = counts.by_id()
+    records = [
+        replace(record, counters={**record.counters, **found[record.id].counters})
+        if record.id in found and record.outcome == "passed" else record
+        for record in session.records
+    ]  # fmt: skip
+    return replace(session, records=tuple(records))
+
+
+def _require_one_machine(blocks: Sequence[Block]) -> None:
+    """ArmError where both arms, or a resumed run, were not measured on one kind of machine."""
+    machines = [block.session(side).machine for block in blocks for side in SIDES]
+    keys = {machine.key for machine in machines}
+    if len(keys) > 1:
+        raise ArmError(
+            f"blocks of different machines cannot be compared: {', '.join(sorted(keys))}; "
+            "start again without --resume"
+        )
