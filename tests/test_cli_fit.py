@@ -11,6 +11,7 @@ from rap import cli
 from rap.splat import feasibility
 from rap.splat import fit as fitting
 from rap.splat.gaussians import Gaussians, load_ply, save_ply
+from rap.splat.objective import Terms
 from rap.splat.state import FitState
 
 TINY = """
@@ -66,7 +67,7 @@ def test_an_interrupted_fit_goes_on(
     assert not list(tmp_path.glob("whole.partial*"))
     original = fitting.step
 
-    def interrupted(state: FitState, course: fitting.Course) -> tuple[torch.Tensor, torch.Tensor]:
+    def interrupted(state: FitState, course: fitting.Course) -> tuple[Terms, torch.Tensor]:
         if state.iteration == 4:
             raise KeyboardInterrupt
         return original(state, course)

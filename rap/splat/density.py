@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from rap import geometry
-
 Parameters = dict[str, nn.Parameter]
 """`means`, `quats`, `log_scales`, `opacity_logits` and any other per-Gaussian tensors."""
 
@@ -123,14 +121,39 @@ def explore(parameters: Parameters, strength: float, generator: torch.Generator)
     `strength` is the learning rate of the means times the noise rate (equation 8; the gate closes
     within about 0.03 of opacity above 0.005).
     """
-    means = parameters["means"]
+    means, quats = parameters["means"], parameters["quats"]
     opacities = parameters["opacity_logits"].sigmoid()
     gate = torch.sigmoid(_GATE_STEEPNESS * (_GATE_OPACITY - opacities))
     noise = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
-    noise = noise * (strength * gate)[:, None]
-    rotation = geometry.rotation_from_quaternion(parameters["quats"])
+    # |q|² times the rotation, as one product; the covariance has it twice
+    products = (quats[:, :, None] * quats[:, None]).flatten(1)
+    rotation = (products @ _rotation_from_products(means.device)).unflatten(1, (3, 3))
+    size = (quats * quats).sum(1)
     local = (rotation * noise[:, :, None]).sum(1) * (2 * parameters["log_scales"]).exp()
-    means += (rotation * local[:, None]).sum(2)
+    shift = (rotation * local[:, None]).sum(2)
+    means.addcmul_(shift, (gate / (size * size))[:, None], value=strength)
+
+
+@cache
+def _rotation_from_products(device: torch.device) -> Float[Tensor, "16 9"]:
+    """By which the products of a quaternion's numbers, wxyz, make |q|² times its rotation."""
+    w, x, y, z = range(4)
+    entries = (
+        ((w, w, 1), (x, x, 1), (y, y, -1), (z, z, -1)),
+        ((x, y, 2), (w, z, -2)),
+        ((x, z, 2), (w, y, 2)),
+        ((x, y, 2), (w, z, 2)),
+        ((w, w, 1), (x, x, -1), (y, y, 1), (z, z, -1)),
+        ((y, z, 2), (w, x, -2)),
+        ((x, z, 2), (w, y, -2)),
+        ((y, z, 2), (w, x, 2)),
+        ((w, w, 1), (x, x, -1), (y, y, -1), (z, z, 1)),
+    )
+    table = torch.zeros(16, 9)
+    for column, terms in enumerate(entries):
+        for first, second, factor in terms:
+            table[4 * first + second, column] = factor
+    return table.to(device)
 
 
 @cache

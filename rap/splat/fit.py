@@ -27,10 +27,11 @@ from rap.splat.initial import (
     scene_size_m,
 )
 from rap.splat.light import initial_light, shown
-from rap.splat.objective import Targets, objective
+from rap.splat.objective import Targets, Terms, objective, term_weights, total
 from rap.splat.prune import best, contributions
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
+from rap.splat.trained_colors import trained_colors
 
 __all__ = ["Course", "FitError", "Saving", "begin", "fit", "step"]
 
@@ -47,6 +48,10 @@ class Course:
     targets: Targets
     camera: Camera
     camera_from_world: Float[Tensor, "n 4 4"]
+    centres: Float[Tensor, "n 3"]
+    """Of the cameras, in the world."""
+    weights: dict[str, Float[Tensor, ""]]
+    """Of the loss's terms, on the device."""
     order: Int64[Tensor, "steps b"]
     """Images of every step, on the device."""
     extent_m: float
@@ -89,10 +94,10 @@ def fit(
         while state.iteration < len(course.order):
             if state.iteration == config.iterations:
                 _prune(state, course)
-            loss, rgb = step(state, course)
+            terms, rgb = step(state, course)
             now = time.monotonic()
             if now - reported >= _REPORT_EVERY_S or state.iteration == len(course.order):
-                _report(tick, state, course, loss, rgb, state.iteration - counted)
+                _report(tick, state, course, terms, rgb, state.iteration - counted)
                 counted, reported = state.iteration, now
             if saving is not None and now - saved >= saving.every_s:
                 save_state(saving.state, state, mark)
@@ -115,10 +120,13 @@ def begin(
     extent_m = scene_extent_m(poses)
     parameters = initial_parameters(points, extent_m, config, generator)
     light = initial_light(len(poses), config, generator)
+    weights = term_weights(config, extent_m)
     course = Course(
         targets.to(device),
         camera,
         geometry.invert(poses.double()).float().to(device),
+        poses[:, :3, 3].float().to(device),
+        {name: torch.tensor(value, device=device) for name, value in weights.items()},
         _image_order(len(poses), config).to(device),
         extent_m,
         scene_size_m(poses, points),
@@ -129,14 +137,14 @@ def begin(
     return course, FitState(parameters, light, optimizer, generator, statistics)
 
 
-def step(state: FitState, course: Course) -> tuple[Float[Tensor, ""], Float[Tensor, "b 3 h w"]]:
-    """One optimisation step; returns the loss and the pictures before it. Waits for nothing."""
+def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w"]]:
+    """One optimisation step; returns the loss's terms and the pictures before it."""
     config, targets = course.config, course.targets
     done = min(state.iteration / config.iterations, 1.0)
     means_lr = config.means_lr * course.extent_m * _FINAL_MEANS_LR**done
     state.optimizer.param_groups[0]["lr"] = means_lr
     chosen = course.order[state.iteration]
-    gaussians = assemble(state.parameters, state.light, int(done * _SH_STAGES), config)
+    gaussians = assemble(state.parameters, state.light, config)
     how = shown(gaussians.appearance, chosen, config.appearance_dropout, state.generator)
     probe = None
     if state.statistics is not None and done < config.refine_stop:
@@ -146,19 +154,24 @@ def step(state: FitState, course: Course) -> tuple[Float[Tensor, ""], Float[Tens
         course.camera,
         course.camera_from_world.index_select(0, chosen),
         with_depth=config.depth_weight > 0 and targets.depths is not None,
-        codes=how.codes,
         exposure=how.exposure,
+        colors=trained_colors(
+            gaussians,
+            course.centres.index_select(0, chosen),
+            int(done * _SH_STAGES),
+            how.codes,
+        ),
         probe=probe,
     )
-    loss = objective(gaussians, rendering, targets, chosen, config, course.extent_m)
-    loss.backward()
+    terms = objective(gaussians, rendering, targets, chosen, config)
+    torch.autograd.backward(list(terms.values()), [course.weights[name] for name in terms])
     state.optimizer.step()
     state.optimizer.zero_grad()
     if probe is not None and probe.grad is not None and state.statistics is not None:
         classic.observe(state.statistics, probe.grad, course.camera)
     _change_density(state, course, means_lr)
     state.iteration += 1
-    return loss.detach(), rendering.rgb.detach()
+    return terms, rendering.rgb.detach()
 
 
 def _image_order(num: int, config: FitConfig) -> Int64[Tensor, "steps per_step"]:
@@ -208,12 +221,12 @@ def _report(
     tick: log.Ticker,
     state: FitState,
     course: Course,
-    loss: Float[Tensor, ""],
+    terms: Terms,
     rgb: Float[Tensor, "b 3 h w"],
     num_steps: int,
 ) -> None:
     """Show where the fit is; the only place of the loop that waits for the device on purpose."""
-    value = loss.item()
+    value = total(terms, term_weights(course.config, course.extent_m))
     if not value < float("inf"):
         raise FitError(
             f"the fit diverged: loss {value} at step {state.iteration}; lower the learning rates"
@@ -230,7 +243,7 @@ def _finished(state: FitState, config: FitConfig) -> Gaussians:
         if not parameter.isfinite().all():
             raise FitError(f"the fit diverged: {name} are not finite; lower the learning rates")
     parameters, light = _fixed(state.parameters), _fixed(state.light)
-    return assemble(parameters, light, config.sh_degree, config)
+    return assemble(parameters, light, config)
 
 
 def _fixed(learnt: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

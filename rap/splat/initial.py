@@ -112,17 +112,14 @@ def adam(parameters: density.Parameters, lit: light.Light, config: FitConfig) ->
     return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
 
-def assemble(
-    parameters: density.Parameters, lit: light.Light, sh_degree: int, config: FitConfig
-) -> Gaussians:
-    """The Gaussians with harmonics up to a degree, and with their appearance if it is fitted."""
-    rest = parameters["sh_rest"][:, : (sh_degree + 1) ** 2 - 1]
+def assemble(parameters: density.Parameters, lit: light.Light, config: FitConfig) -> Gaussians:
+    """The Gaussians, with their appearance if it is fitted."""
     return Gaussians(
         means=parameters["means"],
         quats=parameters["quats"],
         log_scales=parameters["log_scales"],
         opacity_logits=parameters["opacity_logits"],
-        sh=torch.cat([parameters["sh_base"], rest], dim=1),
+        sh=torch.cat([parameters["sh_base"], parameters["sh_rest"]], dim=1),
         antialiased=config.antialiased,
         appearance=light.appearance_of(lit, parameters["features"]) if lit else None,
     )

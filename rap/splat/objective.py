@@ -12,6 +12,10 @@ from rap.splat import light, quality
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import Rendering
 
+Terms = dict[str, Float[Tensor, ""]]
+"""Parts of the loss before their weights. Weighing and adding them on the device would cost more
+launches than computing some of them, so the weights enter as the gradients of the terms."""
+
 MIN_DEPTH_M = 0.05
 """Nearer depth counts as this: the inverse of a depth of nothing would outweigh all else."""
 
@@ -28,7 +32,7 @@ class Targets:
 
     def photos(self, chosen: Int64[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
         """Photographs by index, in [0, 1]."""
-        return self.images.index_select(0, chosen).float().div_(255)
+        return self.images.index_select(0, chosen) / 255
 
     def to(self, device: torch.device) -> "Targets":
         """The same on another device."""
@@ -46,29 +50,50 @@ def objective(
     targets: Targets,
     chosen: Int64[Tensor, " b"],
     config: FitConfig,
-    extent_m: float,
-) -> Float[Tensor, ""]:
+) -> Terms:
     """L1 and SSIM against the chosen photographs, L1 of inverse depth, and what regularises.
 
-    What a mask leaves out is black in both pictures, so that nothing can be gained there.
+    What a mask leaves out is black in both pictures, so that nothing can be gained there. A term
+    without weight is not computed.
     """
     rgb, photos = shown.rgb, targets.photos(chosen)
     mask = None if targets.masks is None else targets.masks.index_select(0, chosen)
     if mask is not None:
         rgb, photos = rgb * mask[:, None], photos * mask[:, None]
-    loss = (1 - config.ssim_weight) * functional.l1_loss(rgb, photos)
+    terms = {}
+    if config.ssim_weight < 1:
+        terms["l1"] = functional.l1_loss(rgb, photos)
     if config.ssim_weight:
-        loss = loss + config.ssim_weight * (1 - quality.ssim(rgb, photos))
+        terms["ssim"] = quality.ssim(rgb, photos)
     if config.depth_weight and targets.depths is not None and shown.depth is not None:
         depths = targets.depths.index_select(0, chosen).float()
         known = depths > 0 if mask is None else (depths > 0) & mask
-        loss = loss + config.depth_weight * extent_m * depth_loss(shown.depth, depths, known)
+        terms["depth"] = depth_loss(shown.depth, depths, known)
     if config.strategy == "mcmc":
-        loss = loss + config.opacity_reg * gaussians.opacities.mean()
-        loss = loss + config.scale_reg * gaussians.scales.mean()
+        terms["opacity"] = gaussians.opacities.mean()
+        terms["scale"] = gaussians.scales.mean()
     if gaussians.appearance is not None:
-        loss = loss + config.appearance_reg * light.penalty(gaussians.appearance)
-    return loss
+        terms["appearance"] = light.penalty(gaussians.appearance)
+    return terms
+
+
+def term_weights(config: FitConfig, extent_m: float) -> dict[str, float]:
+    """By which every term counts; SSIM is to grow."""
+    return {
+        "l1": 1 - config.ssim_weight,
+        "ssim": -config.ssim_weight,
+        "depth": config.depth_weight * extent_m,
+        "opacity": config.opacity_reg,
+        "scale": config.scale_reg,
+        "appearance": config.appearance_reg,
+    }
+
+
+def total(terms: Terms, weights: dict[str, float]) -> float:
+    """The loss that the terms make, 0 for equal pictures without regularisers; waits for it."""
+    values = torch.stack([term.detach() for term in terms.values()]).tolist()
+    loss = sum(weights[name] * value for name, value in zip(terms, values, strict=True))
+    return loss - weights["ssim"]
 
 
 def depth_loss(

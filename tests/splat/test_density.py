@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from rap import geometry
 from rap.camera import Camera
 from rap.splat import density
 from rap.splat.gaussians import Gaussians
@@ -182,3 +183,22 @@ def test_same_seed_same_result() -> None:
         density.explore(parameters, 1.0, generator)
         results.append(torch.cat([p.detach().flatten() for p in parameters.values()]))
     assert torch.equal(*results)
+
+
+def test_noise_is_that_of_the_covariance(device: torch.device) -> None:
+    """Equation 8 written out: covariance times a normal draw, gate and strength."""
+    parameters = make_parameters(50, device=str(device))
+    with torch.no_grad():
+        parameters["opacity_logits"][:] = torch.linspace(-9, -4, 50)
+    before = parameters["means"].detach().clone()
+    density.explore(parameters, 0.7, torch.Generator(device).manual_seed(5))
+    generator = torch.Generator(device).manual_seed(5)
+    noise = torch.randn(50, 3, generator=generator, device=device)
+    rotation = geometry.rotation_from_quaternion(parameters["quats"].detach())
+    factor = rotation * parameters["log_scales"].detach().exp()[:, None]
+    opacities = parameters["opacity_logits"].detach().sigmoid()
+    gate = torch.sigmoid(100 * (0.005 - opacities))
+    expected = 0.7 * gate[:, None] * (factor @ factor.mT @ noise[:, :, None]).squeeze(2)
+    torch.testing.assert_close(
+        parameters["means"].detach() - before, expected, rtol=1e-3, atol=1e-6
+    )

@@ -13,6 +13,7 @@ from rap.scene import Points
 from rap.splat import fit as fitting
 from rap.splat.fit import FitError, Saving, fit
 from rap.splat.gaussians import Gaussians, load_ply
+from rap.splat.objective import Terms
 from rap.splat.state import FitState
 
 CAMERA = Camera(20.0, 20.0, 12.0, 10.0, 24, 20)
@@ -41,7 +42,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     original = fitting.step
 
     def at(number: int) -> None:
-        def step(state: FitState, course: fitting.Course) -> tuple[torch.Tensor, torch.Tensor]:
+        def step(state: FitState, course: fitting.Course) -> tuple[Terms, torch.Tensor]:
             if state.iteration == number:
                 raise KilledError
             return original(state, course)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rap.config import FitConfig
 from rap.splat.gaussians import Gaussians
-from rap.splat.objective import Targets, depth_loss, objective
+from rap.splat.objective import Targets, depth_loss, objective, term_weights, total
 from rap.splat.render import Rendering
 
 CHOSEN = torch.tensor([2, 0])
@@ -31,8 +31,16 @@ def make_case(seed: int = 0) -> tuple[Rendering, Targets]:
     return Rendering(rgb, torch.ones(2, 24, 20), depth), Targets(images, depths)
 
 
-def value(shown: Rendering, targets: Targets, config: FitConfig) -> Tensor:
-    return objective(make_gaussians(), shown, targets, CHOSEN, config, EXTENT_M)
+def value(
+    shown: Rendering, targets: Targets, config: FitConfig, extent_m: float = EXTENT_M
+) -> Tensor:
+    """The loss as one number, with a gradient."""
+    terms = objective(make_gaussians(), shown, targets, CHOSEN, config)
+    weights = term_weights(config, extent_m)
+    summed = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    loss = summed + config.ssim_weight
+    assert total(terms, weights) == pytest.approx(loss.item(), abs=1e-6)
+    return loss
 
 
 def test_equal_pictures_cost_only_what_regularises() -> None:
@@ -44,6 +52,14 @@ def test_equal_pictures_cost_only_what_regularises() -> None:
     assert float(value(equal, targets, replace(config, strategy="classic"))) == pytest.approx(
         0, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(("weight", "left_out"), [(0.0, "ssim"), (1.0, "l1")])
+def test_a_term_without_weight_is_not_computed(weight: float, left_out: str) -> None:
+    """Neither L1 nor SSIM costs anything when it does not count."""
+    config = FitConfig(ssim_weight=weight, strategy="classic")
+    terms = objective(make_gaussians(), *make_case(), CHOSEN, config)
+    assert set(terms) == {"l1", "ssim"} - {left_out}
 
 
 def test_masked_pixels_do_not_count() -> None:
@@ -93,6 +109,6 @@ def test_depth_weight_is_relative_to_the_extent() -> None:
     plain = value(shown, targets, FitConfig())
     first = value(shown, targets, config) - plain
     doubled = replace(shown, depth=2 * shown.depth), replace(targets, depths=2 * targets.depths)
-    larger = objective(make_gaussians(), *doubled, CHOSEN, config, 2 * EXTENT_M) - plain
+    larger = value(*doubled, config, 2 * EXTENT_M) - plain
     assert first.item() > 0.01
     assert larger.item() == pytest.approx(first.item(), rel=1e-4)
