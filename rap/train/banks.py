@@ -1,7 +1,7 @@
 """From a scene to the image banks of a run: decode, hold out, render, synthesise."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,9 @@ from rap.splat.gaussians import Gaussians
 from rap.splat.memory import in_batches
 from rap.synthesis.drawing import Shots, draw_images, prepared, views_at_once
 from rap.synthesis.filter import load_brisque
+from rap.synthesis.stream import ViewStream
 from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
-from rap.train.batches import Banks, epoch_generator
+from rap.train.batches import Banks, Batch, epoch_generator, epoch_seed
 from rap.train.step import needs_features
 
 
@@ -32,6 +33,8 @@ class Material:
     source: str
     gaussians: Gaussians | None
     anchors: Anchors
+    stream: ViewStream | None = None
+    """Redraws views beside the steps, where the settings ask for it."""
 
 
 def held_out_mask(num: int, fraction: float) -> list[bool]:
@@ -77,6 +80,10 @@ def prepare(
         num = len(train_poses) * config.views.per_image
         empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
         views = _bank(empty, torch.zeros(num, 4, 4), config, device)
+    anchors = anchors_of(train_poses, config.views.bounds_margin_m)
+    stream = None
+    if views is not None and gaussians is not None and config.views.stream_per_step:
+        stream = ViewStream(views, gaussians, camera, anchors, config.views)
     return Material(
         banks=Banks(photographs, rendered, views),
         held_out_images=images[mask],
@@ -84,7 +91,8 @@ def prepare(
         camera=camera,
         source=scene.source,
         gaussians=gaussians,
-        anchors=anchors_of(train_poses, config.views.bounds_margin_m),
+        anchors=anchors,
+        stream=stream,
     )
 
 
@@ -98,6 +106,41 @@ def draw_views(material: Material, config: Config, epoch: int) -> RefreshStats |
         material.banks.views, material.gaussians, material.camera, material.anchors,
         config.views, generator,
     )  # fmt: skip
+
+
+def streamed(
+    found: Iterator[Batch], material: Material, config: Config, epoch: int, num_steps: int
+) -> Iterator[Batch]:
+    """The batches of an epoch; after each step the stream of views advances, if there is one."""
+    for step, batch in enumerate(found):
+        yield batch
+        _advance(material, config, epoch * num_steps + step)
+
+
+def drawn_in(epoch: int, config: Config) -> int:
+    """The epoch in which the views that `epoch` uses were drawn all at once."""
+    every = config.views.refresh_epochs
+    return 0 if config.views.stream_per_step else epoch - epoch % every
+
+
+def restore_views(material: Material, config: Config, epochs_done: int, num_steps: int) -> None:
+    """Bring the views to where they were after some epochs: what was drawn last, and in flight."""
+    if epochs_done == 0:
+        return
+    total, stream = epochs_done * num_steps, material.stream
+    last = total if stream is None else min(total, stream.num_steps)
+    epoch = drawn_in(epochs_done, config)
+    if epoch != epochs_done and (stream is None or last == total):
+        draw_views(material, config, epoch)
+    if stream is not None:
+        for step in range(total - last, total):
+            _advance(material, config, step)
+        stream.take_stats()
+
+
+def _advance(material: Material, config: Config, step: int) -> None:
+    if material.stream is not None:
+        material.stream.advance(step, epoch_seed(config.train.seed, step, "stream"))
 
 
 def fingerprint(material: Material, frames: Sequence[Frame], settings: str) -> str:

@@ -20,7 +20,16 @@ from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
 from rap.synthesis.augment import photometric
-from rap.train.banks import Material, draw_views, fingerprint, prepare
+from rap.synthesis.views import RefreshStats
+from rap.train.banks import (
+    Material,
+    draw_views,
+    drawn_in,
+    fingerprint,
+    prepare,
+    restore_views,
+    streamed,
+)
 from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
 from rap.train.schedule import learning_rate_factor
 from rap.train.state import Progress, load_state, save_state
@@ -85,9 +94,8 @@ def train(
 def _continue_run(out: Path, material: Material, config: Config, progress: Progress) -> None:
     """Bring views and log to where the stored state is."""
     log.info(f"resuming after epoch {progress.epochs_done} of {config.train.epochs}")
-    drawn_in = _refresh_epoch(progress.epochs_done, config)
-    if drawn_in != progress.epochs_done:
-        draw_views(material, config, drawn_in)
+    num_steps = -(-material.banks.photographs.num // config.train.batch_size)
+    restore_views(material, config, progress.epochs_done, num_steps)
     path = out / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     with log.replacing(path) as temporary:
@@ -116,7 +124,7 @@ def _epoch(
     start = time.perf_counter()
     train = config.train
     stats = None
-    if epoch == _refresh_epoch(epoch, config):
+    if epoch == drawn_in(epoch, config):
         stats = draw_views(material, config, epoch)
     refresh_s = time.perf_counter() - start
     torch.manual_seed(epoch_seed(train.seed, epoch, "dropout"))
@@ -124,7 +132,8 @@ def _epoch(
     device = material.banks.photographs.poses.device
     augmentation = epoch_generator(train.seed, epoch, "augment", device)
     num_steps, totals, num_images, factor = len(indices), {}, 0, 0.0
-    for batch in batches(material.banks, indices, config.views.per_image, config.image.num_workers):
+    found = batches(material.banks, indices, config.views.per_image, config.image.num_workers)
+    for batch in streamed(found, material, config, epoch, num_steps):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, learner.num_steps, num_steps * train.epochs
         )
@@ -147,10 +156,24 @@ def _epoch(
         "refresh_seconds": round(refresh_s, 4), "images_per_s": round(num_images / seconds, 1),
         **{f"loss_{name}": value for name, value in losses.items()},
     }  # fmt: skip
+    return record | _views_record(stats, material)
+
+
+def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, object]:
+    """What an epoch's views cost, drawn all at once or beside the steps."""
+    record: dict[str, object] = {}
     if stats is not None:
         record |= {
             "views_rendered": stats.num_renders,
             "views_below_filter": stats.num_below_filter,
+            "views_acceptance": round(stats.acceptance, 4),
+        }
+    if material.stream is not None:
+        beside = material.stream.take_stats()
+        record |= {
+            "views_streamed": beside.num_views,
+            "streamed_rendered": beside.num_renders,
+            "streamed_below_filter": beside.num_below_filter,
         }
     return record
 
@@ -237,11 +260,6 @@ def _settings_that_matter(config: Config) -> str:
     neutral = replace(config, image=replace(config.image, num_workers=0, pin_memory=False,
                       device_budget_gib=0.0, cache_dir=None))  # fmt: skip
     return to_toml(neutral)
-
-
-def _refresh_epoch(epoch: int, config: Config) -> int:
-    """The epoch in which the views that `epoch` uses were drawn."""
-    return epoch - epoch % config.views.refresh_epochs
 
 
 def _save(

@@ -76,7 +76,22 @@ def test_training_lowers_the_loss(
     assert records[-1]["loss_pose"] < 0.75 * records[0]["loss_pose"]
 
 
-@pytest.mark.parametrize("killed_after", [1, 2])
+def test_streamed_views_are_drawn_beside_the_steps(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """All at once in the first epoch, then so many per step; the views trained on differ."""
+    config = replace(tiny_config, views=replace(tiny_config.views, stream_per_step=3))
+    records = log_of(train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU).parent)
+    assert ["views_rendered" in record for record in records] == [True, False, False]
+    assert [record["views_streamed"] for record in records] == [6, 6, 6]
+    once = replace(config.views, stream_per_step=0, refresh_epochs=3)
+    stale = replace(tiny_config, views=once)
+    others = log_of(train(tiny_scene, tiny_splat, stale, tmp_path / "stale", CPU).parent)
+    assert records[0]["loss_view"] == others[0]["loss_view"]
+    assert records[1]["loss_view"] != others[1]["loss_view"]
+
+
+@pytest.mark.parametrize(("killed_after", "streamed"), [(1, 0), (2, 0), (1, 3), (2, 3), (2, 6)])
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_scene: Scene,
     tiny_splat: Gaussians,
@@ -84,11 +99,13 @@ def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     killed_after: int,
+    streamed: int,
 ) -> None:
-    """Interrupted between epochs, with dropout, EMA and stale views, it ends bit-identical."""
+    """Interrupted between epochs, with dropout, EMA, stale or streamed views: the same bits."""
     config = set_train(tiny_config, ema_decay=0.9)
     config = replace(config, model=replace(config.model, dropout=0.1, drop_connect=0.2),
-                     views=replace(config.views, refresh_epochs=2))  # fmt: skip
+                     views=replace(config.views, refresh_epochs=2,
+                                   stream_per_step=streamed))  # fmt: skip
     config = set_weights(config, rendered=1.0, feature=1.0, adversarial=0.7)
     whole = train(tiny_scene, tiny_splat, config, tmp_path / "whole", CPU)
 
