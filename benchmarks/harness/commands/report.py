@@ -1,0 +1,96 @@
+"""`python -m benchmarks report`: the verdict again, from the evidence that a run has written.
+
+It believes nothing but numbers: policy and baselines are those of this checkout. Evidence is what
+`pytest benchmarks --benchmark-compare --benchmark-evidence FILE` or `ab` leave behind.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.baseline import locate, read_baseline
+from benchmarks.harness.blocks import KIND as BLOCKS
+from benchmarks.harness.blocks import BlockFile
+from benchmarks.harness.commands import Subparsers, UsageError
+from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.handover import read_evidence, refuse_large
+from benchmarks.harness.judging import is_required
+from benchmarks.harness.markdown import annotations, page
+from benchmarks.harness.policy import Policy, read_policy
+from benchmarks.harness.record import Session
+from benchmarks.harness.rules import Finding
+from benchmarks.harness.suite import POLICY
+from benchmarks.harness.verdict import SEVERITY, Code, judge
+
+Judged = tuple[Code, Sequence[Finding], list[str]]
+
+
+def add(subparsers: Subparsers) -> None:
+    """The command line of `report`."""
+    parser = subparsers.add_parser("report", help="make a verdict again from its evidence")
+    parser.add_argument("files", nargs="+", type=Path, help="evidence, or the blocks of an ab")
+    parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR")
+    parser.add_argument("--annotate", action="store_true",
+                        help="also GitHub's annotations, on the lines of the policy")  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, help="append the page to a file, too")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Print one page for each file; the exit code is the gravest verdict."""
+    policy = read_policy(arguments.root / POLICY)
+    codes = []
+    for path in arguments.files:
+        code, findings, facts = _judge(path, arguments, policy)
+        codes.append(code)
+        text = "\n".join(page(code, findings, facts)) + "\n"
+        sys.stdout.write(text)
+        if arguments.output is not None:
+            with arguments.output.open("a", encoding="utf-8") as file:
+                file.write(text)
+        if arguments.annotate:
+            for line in annotations(findings, policy, arguments.root / POLICY):
+                sys.stdout.write(f"{line}\n")
+    return next((code for code in SEVERITY if code in codes), Code.PASS)
+
+
+def _judge(path: Path, arguments: Namespace, policy: Policy) -> Judged:
+    refuse_large(path)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        paired = f'"kind": "{BLOCKS}"' in file.readline()
+    return _judge_pairs(path, policy) if paired else _judge_run(path, arguments, policy)
+
+
+def _judge_run(path: Path, arguments: Namespace, policy: Policy) -> Judged:
+    evidence = read_evidence(path)
+    run = evidence.run
+    for session in evidence.remeasured:
+        if session.machine.key != run.machine.key:
+            raise UsageError(f"{path}: suspects were measured on another machine")
+    stored = locate(arguments.root, run.machine.key, run.suite, arguments.baseline_dir)
+    baseline = read_baseline(stored, run.machine.key, run.suite)
+    # What the run says it was asked for can only add to what this checkout's baseline has.
+    expected = set() if baseline is None else set(baseline.records)
+    verdict = judge(
+        run, baseline, policy, expected=expected | set(evidence.expected),
+        remeasured=evidence.remeasured, baseline_required=evidence.required or is_required(),
+    )  # fmt: skip
+    against = f"baseline {stored}" if baseline is not None else "no baseline"
+    return verdict.code, verdict.findings, [*_facts(run), against]
+
+
+def _judge_pairs(path: Path, policy: Policy) -> Judged:
+    header, blocks = BlockFile(path).read()
+    comparison = judge_blocks(blocks, policy)
+    facts = _facts(blocks[-1].head) if blocks else []
+    told = ", ".join(f"{key} {value}" for key, value in sorted(header.items()))
+    findings = [entry.finding for entry in comparison.entries]
+    return comparison.code, findings, [*facts, f"{len(blocks)} blocks of pairs; {told}"]
+
+
+def _facts(run: Session) -> list[str]:
+    """What was measured, where, and whether on purpose with faults."""
+    subject = "" if run.subject is None else f", package {run.subject.digest}"
+    facts = [f"commit {run.commit}{subject}", run.machine.describe()]
+    return [*facts, f"INJECTED FAULTS: {run.faults}"] if run.faults else facts
