@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import count
 
 import torch
-from torch import nn
 
 from rap.camera import Camera
 from rap.config import Config, Precision
@@ -18,7 +17,6 @@ from rap.profiling.window import Job, Part
 from rap.scene import Frame, Scene, poses
 from rap.splat import fit
 from rap.splat.gaussians import Gaussians
-from rap.splat.initial import assemble, initial_parameters, scene_extent_m
 from rap.splat.objective import Targets
 from rap.train.banks import Material, draw_views, prepare
 from rap.train.batches import Batch, batches, epoch_indices
@@ -116,18 +114,13 @@ def thinned(frames: tuple[Frame, ...], device: torch.device) -> tuple[Frame, ...
 
 
 def unfitted(scene: Scene, config: Config, device: torch.device) -> Gaussians:
-    """Gaussians as a fit begins with them: work like that of fitted ones, no likeness."""
+    """Gaussians after one step of a fit: work like that of fitted ones, no likeness."""
+    camera, frames = _fit_camera(scene, config), thinned(scene.train, device)
+    images = decode(frames, camera, config.image.num_workers, config.image.cache_dir)
     generator = torch.Generator().manual_seed(config.fit.seed)
     points = initial_points(scene, config.fit.initial_points, generator)
-    start = torch.Generator(device).manual_seed(config.fit.seed)
-    plain = replace(config.fit, appearance_dim=0)
-    extent_m = scene_extent_m(poses(scene.train))
-    parameters = initial_parameters(points, extent_m, plain, start)
-    detached = {
-        name: nn.Parameter(value.detach(), requires_grad=False)
-        for name, value in parameters.items()
-    }
-    return assemble(detached, {}, plain.sh_degree, plain)
+    once = replace(config.fit, iterations=1, appearance_dim=0)
+    return fit.fit(images, poses(frames).float(), camera, points, once, device)
 
 
 def _inference_parts(
