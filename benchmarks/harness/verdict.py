@@ -125,7 +125,7 @@ def _judge_benchmark(
     for metric in sorted(set(now.intervals) - set(entry.metrics)):
         text = f"is an accuracy that {entry.name} in benchmarks/policy.toml does not gate"
         yield Finding(now.id, metric, Status.UNLISTED, detail=text)
-    noise = None if baseline is None else baseline.noise.get(now.id)
+    noise = None if baseline is None else baseline.noise_of(now.id)
     num_times = max(1, _num_times(run, policy))
     same_runtime = baseline is None or baseline.machine.runtime == run.machine.runtime
     for metric in entry.metrics:
