@@ -25,6 +25,7 @@ MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.999
 MIN_TRANSMITTANCE = 1e-4
 _FRUSTUM_SLACK = 0.3
+_MAX_DEVIATIONS = 3.33
 _EDGE_PX = 1e-3
 """Footprints are listed this much too wide; the test on alpha decides at the edge."""
 
@@ -62,19 +63,21 @@ def rasterize(
     camera_from_world: Float[Tensor, "v 4 4"],
     antialiased: bool,
     probe: Float[Tensor, "v n 2"] | None = None,
+    radius_clip_px: float = 0.0,
 ) -> Float[Tensor, "v {camera.height} {camera.width} 5"]:
     """Accumulated red, green, blue and depth, and alpha, over black; float32 or float64.
 
     Differentiable in all Gaussians, colours and poses, and in `probe`, which moves the projected
-    means by pixels. Cost and memory grow with the covered
-    pixels, about 100 ns and 100 bytes for each (Gaussian, pixel) pair on one CPU core.
+    means by pixels. Splats that reach no farther than `radius_clip_px` in x and in y are left out.
+    Cost and memory grow with the covered pixels, about 100 ns and 100 bytes for each (Gaussian,
+    pixel) pair on one CPU core.
     """
     num_views = len(camera_from_world)
     splats = _project(gaussians, camera, camera_from_world, antialiased)
     if probe is not None:
         splats = replace(splats, mean=splats.mean + probe[splats.view, splats.gaussian])
     with torch.no_grad():
-        pairs = _list_pairs(splats, camera, num_views)
+        pairs = _list_pairs(splats, camera, num_views, radius_clip_px)
     colors = colors.expand(num_views, -1, -1)[splats.view, splats.gaussian]
     features = torch.cat(
         [colors, splats.depth[:, None], torch.ones_like(splats.depth)[:, None]], dim=1
@@ -131,9 +134,11 @@ def _limit(
     return slope.clamp(low, high)
 
 
-def _list_pairs(splats: _Splats, camera: Camera, num_views: int) -> _Pairs:
+def _list_pairs(splats: _Splats, camera: Camera, num_views: int, radius_clip_px: float) -> _Pairs:
     """Every pixel centre inside the ellipse where a splat's alpha reaches 1/255."""
     nearest_first = torch.argsort(splats.depth, stable=True)
+    if radius_clip_px:
+        nearest_first = nearest_first[_reach_px(splats)[nearest_first] > radius_clip_px]
     splat, row, first, num = _row_spans(splats, nearest_first, camera)
     start = (splats.view[splat] * camera.height + row) * camera.width + first
     run = torch.repeat_interleave(num)
@@ -144,6 +149,14 @@ def _list_pairs(splats: _Splats, camera: Camera, num_views: int) -> _Pairs:
     count = torch.bincount(pixel, minlength=num_views * camera.height * camera.width)
     pair_splat = splat.int().index_select(0, run).index_select(0, order)
     return _Pairs(pair_splat, pixel, count, count.cumsum(0) - count)
+
+
+def _reach_px(splats: _Splats) -> Float[Tensor, " m"]:
+    """How far a splat reaches in x or in y, in whole pixels, as gsplat rounds it."""
+    deviations = torch.sqrt(2 * torch.log((splats.opacity / MIN_ALPHA).clamp(min=1)))
+    variance_x = splats.conic[:, 2] * splats.determinant
+    widest = torch.maximum(variance_x, splats.variance_y).sqrt()
+    return torch.ceil(deviations.clamp(max=_MAX_DEVIATIONS) * widest)
 
 
 def _row_spans(

@@ -87,8 +87,9 @@ def render(
         )
     else:
         picture = reference.rasterize(
-            gaussians, colors, camera, camera_from_world, antialiased, probe
-        )
+            gaussians, colors, camera, camera_from_world, antialiased, probe,
+            tuning.radius_clip_px,
+        )  # fmt: skip
         alpha = picture[..., 4]
     rgb = picture[..., :3].permute(0, 3, 1, 2)
     if background is not None:
