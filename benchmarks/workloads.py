@@ -22,7 +22,7 @@ from rap.data.images import decode
 from rap.data.points import initial_points
 from rap.data.room import RoomSpec, make
 from rap.model.regressor import Regressor, build_regressor
-from rap.scene import Frame, Scene, poses
+from rap.scene import Frame, Points, Scene, poses
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE
 from rap.synthesis.brisque_model import BrisqueModel
@@ -241,3 +241,14 @@ def brisque_model() -> BrisqueModel:
         low=low.repeat(2),
         high=high.repeat(2),
     )
+
+
+FIT_STEPS = 20_000
+"""Steps that a benchmarked fit is to have; it starts in the middle and takes a few of them."""
+
+
+def dense_points(scene: Scene, num: int) -> Points:
+    """`num` coloured points over the surfaces: where the Gaussians of `splat` are."""
+    gaussians = splat(scene, num, 0, torch.device("cpu"))
+    colour = (0.5 + BASE * gaussians.sh[:, 0]) * 255
+    return Points(gaussians.means, colour.round().clamp(0, 255).byte())
