@@ -95,14 +95,19 @@ def in_batches(num: int, size: int, work: Callable[[slice], None]) -> int:
             work(slice(done, min(done + size, num)))
             done += size
             continue
-        except torch.OutOfMemoryError:
-            if size == 1:
+        except RuntimeError as error:
+            if size == 1 or not _ran_out(error):
                 raise
         # outside the handler: the exception keeps the failed call's tensors alive
         size = (size + 1) // 2
         log.warn(f"out of memory: drawing {size} views in a call from now on")
         torch.cuda.empty_cache()
     return size
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    """Whether memory is the cause; extensions may report it as a plain CUDA error."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def _pairs(tuning: RenderTuning) -> int:

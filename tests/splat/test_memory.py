@@ -59,13 +59,18 @@ def test_integers_never_overflow(num: int, free: int, packed: bool, tile_size: i
         assert views.bit_length() + tiles.bit_length() <= 32
 
 
-def test_out_of_memory_halves_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("fake"), RuntimeError("CUDA error: out of memory")]
+)
+def test_out_of_memory_halves_and_goes_on(
+    capsys: pytest.CaptureFixture[str], error: RuntimeError
+) -> None:
     """Every item is done, in order, in calls that fit; nothing is done twice in the end."""
     done: list[int] = []
 
     def draw(part: slice) -> None:
         if part.stop - part.start > 3:
-            raise torch.OutOfMemoryError("fake")
+            raise error
         done.extend(range(part.start, part.stop))
 
     assert memory.in_batches(20, 16, draw) == 2
