@@ -1,0 +1,132 @@
+"""`python -m benchmarks calibrate`: how noisy this machine is, by the same code against itself."""
+
+import datetime
+import random
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.blocks import Block, BlockFile, Request, Side
+from benchmarks.harness.calibration import (
+    MIN_BLOCKS,
+    RELABELLINGS,
+    Calibration,
+    calibrate,
+    calibration_path,
+    write_calibration,
+)
+from benchmarks.harness.commands import Subparsers, UsageError
+from benchmarks.harness.commands.ab import add_selection, options_of
+from benchmarks.harness.compare import Comparison
+from benchmarks.harness.faults import VARIABLE
+from benchmarks.harness.policy import read_policy
+from benchmarks.harness.processes import Launcher, terminable
+from benchmarks.harness.runs import STORE, narrowed
+from benchmarks.harness.subject import PACKAGE, digest_of
+from benchmarks.harness.suite import POLICY
+from benchmarks.harness.trees import Source, compose, scratch, working_tree
+from benchmarks.harness.verdict import Code
+from benchmarks.harness.versus import Processes, Versus
+
+BLOCKS = 30
+"""As many as the paired rule can ask for."""
+
+
+def add(subparsers: Subparsers) -> None:
+    """The command line of `calibrate`."""
+    parser = subparsers.add_parser(
+        "calibrate", help="noise, smallest detectable slowdown, realised false alarms by A/A"
+    )
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"default: {BLOCKS}")
+    parser.add_argument("--metric", action="append", default=[], metavar="NAME")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest blocks")
+    parser.add_argument("--relabellings", type=int, default=RELABELLINGS)
+    parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR")
+    add_selection(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Measure what is missing, calibrate, write it beside the baseline."""
+    options = options_of(arguments)
+    if options.faults:
+        raise UsageError(f"faults are injected ({options.faults}): unset {VARIABLE}")
+    if arguments.blocks < MIN_BLOCKS:
+        raise UsageError(f"--blocks {arguments.blocks}: at least {MIN_BLOCKS}")
+    root: Path = arguments.root
+    policy = narrowed(read_policy(root / POLICY), options.metrics)
+    source = working_tree(root)
+    with terminable(), scratch() as folder:
+        arms: dict[Side, Processes] = {}
+        for side in ("base", "head"):
+            cache = root / STORE / "compiled" / f"calibration-{side}"
+            arm = compose(source, root, folder / side)
+            arms[side] = Launcher(arm, sys.executable, options.selection, cache)
+        file, blocks, seed = _open(root, arguments, source)
+        versus = Versus(arms, lambda found: _until(found, arguments.blocks), seed)
+        try:
+            _, ended = versus.run(file, blocks, options.budget_s, _show)
+        except KeyboardInterrupt:
+            sys.stdout.write(f"interrupted after {len(blocks)} blocks; --resume goes on\n")
+            return Code.INCONCLUSIVE
+    sys.stdout.write(f"{len(blocks)} blocks ({ended.value}): {file.path}\n")
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    origin = f"{source.commit}, {day}, package {digest_of(root / PACKAGE)}"
+    found = calibrate(blocks, policy, origin, seed, arguments.relabellings)
+    path = calibration_path(root, found.key, found.suite, arguments.baseline_dir)
+    write_calibration(path, found)
+    for line in lines(found):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{path}\n")
+    return Code.PASS
+
+
+def _until(blocks: Sequence[Block], wanted: int) -> Comparison:
+    """Asks for whole blocks, whatever they show, until there are enough."""
+    done = len(blocks) >= wanted
+    return Comparison(Code.PASS, (), None if done else Request(len(blocks), 0, None), 0)
+
+
+def _open(root: Path, arguments: Namespace, source: Source) -> tuple[BlockFile, list[Block], int]:
+    header: dict[str, object] = {
+        "calibration": True,
+        "package": digest_of(source.folder / PACKAGE),
+        "selection": list(options_of(arguments).selection),
+    }
+    home = root / STORE / "calibration"
+    if arguments.resume:
+        for path in sorted(home.glob("*.jsonl"), reverse=True):
+            file = BlockFile(path)
+            known, blocks = file.read()
+            if {key: known.get(key) for key in header} == header:
+                return file, blocks, int(known["seed"])
+        raise UsageError(f"--resume: no blocks of this package and selection under {home}")
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    file = BlockFile(home / f"{stamp}.jsonl")
+    seed = random.SystemRandom().randrange(2**31)
+    file.start({**header, "seed": seed})
+    return file, [], seed
+
+
+def _show(_comparison: Comparison, blocks: Sequence[Block], side: str) -> None:
+    if not side and blocks:
+        sys.stderr.write(f"block {len(blocks)}: {blocks[-1].seconds:.0f} s\n")
+
+
+def lines(found: Calibration) -> list[str]:
+    """The table, and what the whole suite would have done."""
+    width = max(map(len, found.times), default=9)
+    table = [f"{'time':{width}}  blocks  noise of a process         finds   wants  false alarms"]
+    for name, time in found.times.items():
+        noise = f"{time.log_sd:7.2%} {time.noise}"
+        mark = "  advisory: too coarse" if time.advisory else ""
+        table.append(
+            f"{name:{width}}  {time.blocks:6}  {noise:22}  {time.detectable:8.1%}"
+            f"  {time.smallest_effect:6.1%}  {time.false_alarms:12.2%}{mark}"
+        )
+    suite = (
+        f"any of {found.num_gated} red in {found.suite_false_alarms:.2%} of {found.relabellings:,} "
+        f"relabellings (normal noise of these spreads: {found.simulated_false_alarms:.2%})"
+    )
+    return [*table, suite]
