@@ -17,6 +17,7 @@ from rap.cli.arguments import (
     parse,
 )
 from rap.config import Precision
+from rap.config.inference import InferExecution
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Eval:
     """`auto` is the GPU where there is one."""
     precision: Precision = "fp32"
     """Arithmetic of the network."""
+    execution: InferExecution = "eager"
+    """How the network runs: compiled by torch.compile, graphed: replayed as one CUDA graph."""
     batch_size: int = 64
     """Images per call, also for the throughput."""
     num_workers: int = 4
@@ -81,6 +84,7 @@ def run(argv: Sequence[str]) -> int:
             checkpoint,
             device,
             precision=arguments.precision,
+            execution=arguments.execution,
             batch_size=arguments.batch_size,
             num_workers=arguments.num_workers,
         )

@@ -66,6 +66,42 @@ def decode(
     return images
 
 
+def decode_batches(
+    frames: Sequence[Frame],
+    camera: Camera,
+    batch_size: int,
+    num_workers: int = 4,
+    pin_memory: bool = False,
+) -> Generator[UInt8[Tensor, "b 3 h w"], None, None]:
+    """What `decode` returns, in order and in batches, while threads decode the next two.
+
+    Each batch has memory of its own, page-locked with `pin_memory`. Raises DataError as `decode`
+    does, once the batch is due that holds the image.
+    """
+    if not frames:
+        return
+    with _open(frames[0]) as first:
+        read = partial(_read, camera=camera, first=frames[0], size=first.size)
+
+    def places() -> Iterator[tuple[Tensor, int, Frame]]:
+        for start in range(0, len(frames), batch_size):
+            chunk = frames[start : start + batch_size]
+            shape = (len(chunk), 3, camera.height, camera.width)
+            batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+            for slot, frame in enumerate(chunk):
+                yield batch, slot, frame
+
+    def fill(place: tuple[Tensor, int, Frame]) -> Tensor | None:
+        batch, slot, frame = place
+        batch[slot] = torch.from_numpy(read(frame)).permute(2, 0, 1)
+        return batch if slot + 1 == len(batch) else None
+
+    ahead = 2 * batch_size + num_workers
+    with closing(_ordered(fill, places(), num_workers, ahead)) as filled:
+        # In order: when the last image of a batch is there, all of them are.
+        yield from (batch for batch in filled if batch is not None)
+
+
 def _open(frame: Frame) -> Image.Image:
     """The image with its header read; raises DataError where there is none."""
     if not isinstance(frame.image, Path):

@@ -17,9 +17,13 @@ _MODULES = {
         "write_pose_files", "write_tum",
     ],
     "inference": [
-        "Latency", "load_run", "localize", "measure_latency", "pick_device", "predict",
+        "Latency", "Locate", "Streamed", "load_run", "localize", "measure_latency", "pick_device",
+        "predict", "stream",
     ],
-    "report": ["Evaluation", "evaluate", "score_estimates", "show", "write_report"],
+    "localizer": ["Localizer"],
+    "report": [
+        "Evaluation", "evaluate", "evaluate_locator", "score_estimates", "show", "write_report",
+    ],
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

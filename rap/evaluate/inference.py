@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor, nn
 
+from rap import log
 from rap.camera import Camera
 from rap.config import ConfigError, Precision
-from rap.data.images import decode
+from rap.data.images import decode, decode_batches
 from rap.data.validate import image_size
 from rap.model.checkpoint import Checkpoint, load
 from rap.model.precision import precision_scope
@@ -23,7 +24,12 @@ Poses = Float64[Tensor, "n 4 4"]
 Images = Float[Tensor, "n 3 h w"]
 """In [0, 1]."""
 
+Locate = Callable[[Tensor], Tensor]
+"""uint8 images `[b, 3, h, w]` of the camera's size to `world_from_camera` `[b, 4, 4]`."""
+
 _WARM_UP_ROUNDS = 3
+_ROUNDS = {True: 1000, False: 50}
+"""Calls with one image, by whether there is a GPU: a p99 needs hundreds."""
 _MAX_TIMED_MS = 5000.0
 _ASPECT_TOLERANCE = 0.02
 
@@ -35,11 +41,20 @@ class Latency:
     p50_ms: float
     """Median over calls with one image, waiting for each."""
     p95_ms: float
+    p99_ms: float
     throughput_per_s: float
     """Images per second, `batch_size` at a time, median over calls."""
     batch_size: int
     num_calls: int
     """With one image; a slow machine stops before `rounds`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """Poses of frames, and how fast they came: image files to poses on the host."""
+
+    poses: Poses
+    images_per_s: float
 
 
 @torch.no_grad()
@@ -132,29 +147,63 @@ def check_aspect(what: str, width: int, height: int, camera: Camera) -> None:
         )
 
 
-@torch.no_grad()
 def measure_latency(
-    regressor: nn.Module,
+    locate: Locate,
     camera: Camera,
     device: torch.device,
-    precision: Precision = "fp32",
     batch_size: int = 64,
-    rounds: int = 50,
+    rounds: int | None = None,
 ) -> Latency:
     """Time up to `rounds` calls with one image and as many with a batch, after warm-up.
 
-    Either stops early after about five seconds. The images are grey: the network's work does not
-    depend on what they show.
+    None is 1,000 calls with one image and 50 with a batch on a GPU, 50 of either on a CPU. Each
+    stops early after about five seconds. The images are grey: the work does not depend on what
+    they show.
     """
+    on_gpu = device.type == "cuda"
+    num_single, num_many = (_ROUNDS[on_gpu], _ROUNDS[False]) if rounds is None else (rounds, rounds)
     batch = torch.full(
         (batch_size, 3, camera.height, camera.width), 128, dtype=torch.uint8, device=device
     )
-    with _evaluating(regressor), precision_scope(precision, device):
-        single = _times_ms(lambda: _forward(regressor, batch[:1]), rounds, device)
-        many = _times_ms(lambda: _forward(regressor, batch), rounds, device)
-    p50, p95 = single.quantile(0.5).item(), single.quantile(0.95).item()
+    single = _times_ms(lambda: locate(batch[:1]), num_single, device)
+    many = _times_ms(lambda: locate(batch), num_many, device)
+    p50, p95, p99 = (single.quantile(share).item() for share in (0.5, 0.95, 0.99))
     throughput = 1000 * batch_size / many.quantile(0.5).item()
-    return Latency(p50, p95, throughput, batch_size, len(single))
+    return Latency(p50, p95, p99, throughput, batch_size, len(single))
+
+
+def stream(
+    frames: Sequence[Frame],
+    camera: Camera,
+    locate: Locate,
+    device: torch.device,
+    batch_size: int = 64,
+    num_workers: int = 4,
+) -> Streamed:
+    """Poses of frames, decoded by threads while the device works on the images before.
+
+    They are those that `locate` gives for all images decoded first, in the frames' order. One call
+    with a batch of zeros comes before the clock starts: kernels are chosen and compiled in it.
+    Raises DataError for an image that cannot be read.
+    """
+    if not frames:
+        return Streamed(torch.empty(0, 4, 4, dtype=torch.float64), 0.0)
+    shape = (min(batch_size, len(frames)), 3, camera.height, camera.width)
+    locate(torch.zeros(shape, dtype=torch.uint8, device=device)).cpu()
+    found: list[Tensor] = []
+    start = time.perf_counter()
+    with (
+        log.progress("localize", len(frames), "images") as tick,
+        closing(
+            decode_batches(frames, camera, batch_size, num_workers, device.type == "cuda")
+        ) as batches,
+    ):
+        for batch in batches:
+            # Both only queue work for a GPU, so that the next batch is fetched meanwhile.
+            found.append(locate(batch.to(device, non_blocking=True)))
+            tick(len(batch))
+    poses = torch.cat(found).cpu().double()
+    return Streamed(poses, len(frames) / (time.perf_counter() - start))
 
 
 def _forward(regressor: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 4 4"]:
@@ -172,6 +221,7 @@ def _evaluating(regressor: nn.Module) -> Iterator[None]:
         regressor.train(training)
 
 
+@torch.no_grad()
 def _times_ms(call: Callable[[], Tensor], rounds: int, device: torch.device) -> Tensor:
     """Wall time of each call until the device has finished it."""
 

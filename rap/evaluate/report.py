@@ -15,7 +15,7 @@ from torch import Tensor
 from rap import log
 from rap.camera import Camera
 from rap.config import Precision
-from rap.data.images import decode
+from rap.config.inference import InferExecution
 from rap.evaluate.baselines import constant_mean_pose, nearest_pose_retrieval
 from rap.evaluate.errors import (
     RECALL_THRESHOLDS,
@@ -27,7 +27,8 @@ from rap.evaluate.errors import (
     summarise,
 )
 from rap.evaluate.estimates import read_estimates, write_colmap, write_pose_files, write_tum
-from rap.evaluate.inference import Latency, check_aspect, measure_latency, predict
+from rap.evaluate.inference import Latency, Locate, check_aspect, measure_latency, stream
+from rap.evaluate.localizer import Localizer
 from rap.evaluate.plot import trajectory_picture
 from rap.model.checkpoint import Checkpoint
 from rap.scene import Frame, Scene, poses
@@ -52,6 +53,8 @@ class Evaluation:
     provenance: dict[str, str]
     """Where the estimates came from."""
     latency: Latency | None = None
+    streamed_per_s: float | None = None
+    """Images per second from files to poses on the host."""
 
 
 def evaluate(
@@ -60,25 +63,46 @@ def evaluate(
     device: torch.device,
     *,
     precision: Precision = "fp32",
+    execution: InferExecution = "eager",
     batch_size: int = 64,
     num_workers: int = 4,
-    latency_rounds: int = 50,
+    latency_rounds: int | None = None,
 ) -> Evaluation:
     """Score a regressor, which must be on `device`, on the test frames.
 
     Raises ScoreError for a score that would mean nothing, DataError for photographs of another
-    shape than the network's.
+    shape than the network's, ConfigError for what the device cannot do.
     """
-    if not scene.test:
-        raise ScoreError(f"{scene.source}: the test set is empty, there is nothing to score")
-    _check_camera(scene, checkpoint.camera)
-    images = decode(scene.test, checkpoint.camera, num_workers)
-    predicted = predict(checkpoint.regressor, images, device, batch_size, precision)
-    latency = measure_latency(
-        checkpoint.regressor, checkpoint.camera, device, precision, batch_size, latency_rounds
-    )
-    provenance = checkpoint.provenance | {"precision": precision, "device": _device_name(device)}
-    return _evaluation(scene, predicted, provenance, latency)
+    _check_scene(scene, checkpoint.camera)
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, precision, batch_size, execution)
+    facts = {"precision": precision, "execution": execution}
+    return evaluate_locator(
+        scene, checkpoint.camera, locate, checkpoint.provenance | facts, device,
+        batch_size=batch_size, num_workers=num_workers, latency_rounds=latency_rounds,
+    )  # fmt: skip
+
+
+def evaluate_locator(
+    scene: Scene,
+    camera: Camera,
+    locate: Locate,
+    provenance: dict[str, str],
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 4,
+    latency_rounds: int | None = None,
+) -> Evaluation:
+    """Score anything that finds the poses of images of a camera, such as an exported network.
+
+    Raises as `evaluate` does.
+    """
+    _check_scene(scene, camera)
+    streamed = stream(scene.test, camera, locate, device, batch_size, num_workers)
+    latency = measure_latency(locate, camera, device, batch_size, latency_rounds)
+    known = provenance | {"device": _device_name(device), "num_workers": str(num_workers)}
+    scored = _evaluation(scene, streamed.poses, known, latency)
+    return dataclasses.replace(scored, streamed_per_s=streamed.images_per_s)
 
 
 def score_estimates(scene: Scene, path: Path) -> Evaluation:
@@ -98,15 +122,24 @@ def show(evaluation: Evaluation) -> None:
     cells = [_cells(summary) for summary in columns.values()]
     rows = [[label, *(column[label] for column in cells)] for label in cells[0]]
     log.table(f"{evaluation.summary.num} test frames", ["", *columns], rows)
-    named = ("selection", "epoch", "batch_norm", "seed", "precision", "device")
+    named = (
+        "artifact", "selection", "epoch", "batch_norm", "seed", "precision", "execution", "device"
+    )  # fmt: skip
     facts = {name: evaluation.provenance[name] for name in named if name in evaluation.provenance}
     if facts:
         log.info(", ".join(f"{name.replace('_', ' ')}: {fact}" for name, fact in facts.items()))
     if evaluation.latency is not None:
         time = evaluation.latency
         log.info(
-            f"network alone: {time.p50_ms:.2f} ms for one image (95 %: {time.p95_ms:.2f} ms), "
-            f"{time.throughput_per_s:.0f} images/s in batches of {time.batch_size}"
+            f"network alone: {time.p50_ms:.2f} ms for one image (95 %: {time.p95_ms:.2f} ms, "
+            f"99 %: {time.p99_ms:.2f} ms), {time.throughput_per_s:.0f} images/s in batches of "
+            f"{time.batch_size}"
+        )
+    if evaluation.streamed_per_s is not None:
+        workers = evaluation.provenance.get("num_workers")
+        log.info(
+            f"from files to poses: {evaluation.streamed_per_s:.0f} images/s, {workers} threads "
+            "decoding"
         )
 
 
@@ -149,6 +182,7 @@ def metrics(evaluation: Evaluation) -> dict[str, object]:
         "estimates": _plain(evaluation.summary),
         "baselines": {name: _plain(summary) for name, summary in evaluation.baselines.items()},
         "latency": None if latency is None else dataclasses.asdict(latency),
+        "streamed_per_s": evaluation.streamed_per_s,
         "provenance": evaluation.provenance,
     }
     if by_score:
@@ -184,8 +218,10 @@ def _baselines(scene: Scene) -> dict[str, Summary]:
     return summaries
 
 
-def _check_camera(scene: Scene, camera: Camera) -> None:
-    """The photographs must have the shape, and should have the focal length, of the training."""
+def _check_scene(scene: Scene, camera: Camera) -> None:
+    """Something to score, of the training's shape; another focal length is a warning."""
+    if not scene.test:
+        raise ScoreError(f"{scene.source}: the test set is empty, there is nothing to score")
     check_aspect(scene.source, scene.camera.width, scene.camera.height, camera)
     resized = scene.camera.resized(camera.width, camera.height)
     change = max(abs(resized.fx / camera.fx - 1), abs(resized.fy / camera.fy - 1))

@@ -1,0 +1,150 @@
+"""Photographs to poses at speed: the prepared network, eager, compiled, or as a CUDA graph."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from rap.camera import Camera
+from rap.config import ConfigError, Precision
+from rap.config.inference import InferExecution
+from rap.model.infer import PoseNetwork
+from rap.model.precision import precision_scope, tf32_scope
+from rap.model.regressor import Regressor
+
+_TRIALS = 3
+"""Calls before a recording: libraries choose kernels and take their workspaces."""
+
+Images = UInt8[Tensor, "n 3 h w"]
+Matrices = Float32[Tensor, "n 4 4"]
+
+
+class Localizer:
+    """`world_from_camera` of uint8 images of the camera's size; the regressor stays as it is.
+
+    All but `eager` know two sizes, one image and `batch_size`, and fill the last batch up: no
+    image's pose depends on its neighbours. Whatever is compiled or recorded is so on first use.
+    Raises ConfigError for what the device cannot do.
+    """
+
+    def __init__(
+        self,
+        regressor: Regressor,
+        camera: Camera,
+        precision: Precision = "fp32",
+        batch_size: int = 64,
+        execution: InferExecution = "eager",
+    ) -> None:
+        self.device = regressor.image_mean.device
+        _check(execution, precision, self.device)
+        self.batch_size, self.execution = batch_size, execution
+        self.network = PoseNetwork(regressor, camera, precision)
+        self._precision: Precision = precision
+        self._fixed = execution != "eager"
+        self._features: Callable[[Tensor], list[Tensor]] = self.network.features
+        self._branches: tuple[Callable[[Tensor], Tensor], ...] = (
+            self.network.translation, self.network.rotation,
+        )  # fmt: skip
+        self._compose: Callable[[Tensor, Tensor], Tensor] = self.network.compose
+        self._whole: Callable[[Tensor], Tensor] = self.network
+        if execution == "compiled":
+            self._whole = torch.compile(self.network, dynamic=False, fullgraph=True)
+        elif execution == "compiled+graphed":
+            # Apart, so that the branches can run on streams of their own.
+            self._features = torch.compile(self._features, dynamic=False, fullgraph=True)
+            self._branches = tuple(
+                torch.compile(branch, dynamic=False, fullgraph=True) for branch in self._branches
+            )
+            self._compose = torch.compile(self._compose, dynamic=False, fullgraph=True)
+        self._recordings: dict[int, Recording] = {}
+
+    @torch.no_grad()
+    def __call__(self, images: Images) -> Matrices:
+        """Poses on the network's device; images may lie there or on the host. Waits for nothing."""
+        poses = [self._batch(chunk) for chunk in images.split(self.batch_size) if len(chunk)]
+        if len(poses) == 1:
+            return poses[0]
+        return torch.cat(poses) if poses else torch.empty(0, 4, 4, device=self.device)
+
+    def _batch(self, images: Images) -> Matrices:
+        num = len(images)
+        size = num if not self._fixed or num == 1 else self.batch_size
+        with _arithmetic(self._precision, self.device):
+            if "graphed" in self.execution:
+                if size not in self._recordings:
+                    self._recordings[size] = self._record(size, images)
+                return self._recordings[size].replay(images)
+            images = images.to(self.device, non_blocking=True)
+            if num < size:
+                images = torch.cat([images, images.new_zeros(size - num, *images.shape[1:])])
+            return self._whole(images)[:num]
+
+    def _record(self, size: int, images: Images) -> "Recording":
+        shape = (size, *images.shape[1:])
+        return Recording(self._side_by_side, torch.zeros(shape, dtype=torch.uint8,
+                         device=self.device))  # fmt: skip
+
+    def _side_by_side(self, images: Images, side: torch.cuda.Stream) -> Matrices:
+        """The network with its branches on two streams.
+
+        The maps stay alive until the streams join, so nothing else can take their memory.
+        """
+        main = torch.cuda.current_stream()
+        maps = self._features(images)
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            translation = self._branches[0](maps[0])
+        rotation = self._branches[1](maps[1])
+        main.wait_stream(side)
+        return self._compose(translation, rotation)
+
+
+class Recording:
+    """A CUDA graph of a call for one batch size, with memory of its own for images and poses."""
+
+    def __init__(self, call: Callable[[Tensor, torch.cuda.Stream], Tensor], images: Images) -> None:
+        self._images = images
+        self._graph = torch.cuda.CUDAGraph()
+        main, side = torch.cuda.Stream(), torch.cuda.Stream()
+        main.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(main):
+            for _ in range(_TRIALS):
+                call(images, side)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph, stream=main, capture_error_mode="thread_local"):
+            self._poses = call(images, side)
+
+    def replay(self, images: Images) -> Matrices:
+        """Poses of at most as many images as were recorded; a copy that the next call leaves."""
+        num = len(images)
+        self._images[:num].copy_(images, non_blocking=True)
+        self._graph.replay()
+        return self._poses[:num].clone()
+
+
+@contextmanager
+def _arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """fp32 without TensorFloat-32, and cuDNN's fastest kernels for shapes that do not change."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = device.type == "cuda"
+    try:
+        with tf32_scope(precision):
+            yield
+    finally:
+        cudnn.benchmark = before
+
+
+def _check(execution: str, precision: Precision, device: torch.device) -> None:
+    if execution not in get_args(InferExecution):
+        accepted = ", ".join(get_args(InferExecution))
+        raise ConfigError(f"execution = {execution!r} must be one of {accepted}")
+    if "graphed" in execution and device.type != "cuda":
+        raise ConfigError(
+            f"execution = {execution!r} needs a CUDA device, not {device}; use eager or compiled"
+        )
+    with precision_scope(precision, device):
+        pass

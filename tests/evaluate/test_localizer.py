@@ -1,0 +1,106 @@
+"""However the network is run, whole batches or not, the poses are those of the plain regressor."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from rap.config import ConfigError, Precision
+from rap.config.inference import InferExecution
+from rap.data.images import decode
+from rap.evaluate import Localizer, predict, stream
+from rap.model.checkpoint import Checkpoint
+from rap.scene import DataError, Frame, Scene
+
+CPU = torch.device("cpu")
+EXECUTIONS: tuple[InferExecution, InferExecution] = ("eager", "graphed")
+
+
+def _images(num: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (num, 3, 24, 32), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("num", [0, 1, 3, 5])
+def test_eager_is_the_plain_regressor(
+    num: int, checkpoint: Checkpoint, device: torch.device
+) -> None:
+    """Also for batches that are not full."""
+    images = _images(num)
+    regressor = checkpoint.regressor.to(device)
+    locate = Localizer(regressor, checkpoint.camera, batch_size=2)
+    found = locate(images)
+    assert found.device.type == device.type
+    expected = predict(regressor, images, device).float()
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_recorded_is_eager(precision: Precision, checkpoint: Checkpoint) -> None:
+    """A replay runs the eager kernels, on other images than those that it was recorded with."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    regressor, images = checkpoint.regressor.cuda(), _images(11)
+    eager, graphed = (
+        Localizer(regressor, checkpoint.camera, precision, 4, execution) for execution in EXECUTIONS
+    )
+    tolerance = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-3}[precision]
+    for chunk in (images[:5], images[5:6], images[6:]):
+        torch.testing.assert_close(graphed(chunk), eager(chunk), atol=tolerance, rtol=tolerance)
+    assert len(graphed._recordings) == 2
+
+
+def test_a_full_batch_is_made_of_a_part(checkpoint: Checkpoint) -> None:
+    """Everything but eager sees two sizes only, and the filling never shows."""
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, batch_size=4)
+    sizes: list[int] = []
+
+    def whole(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return locate.network(images)
+
+    locate._fixed, locate._whole = True, whole
+    images = _images(6)
+    expected = Localizer(checkpoint.regressor, checkpoint.camera)(images)
+    torch.testing.assert_close(locate(images), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(locate(images[:1]), expected[:1], atol=1e-5, rtol=1e-5)
+    assert sizes == [4, 4, 1]
+
+
+def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
+    """Before any work, with what is accepted."""
+    with pytest.raises(ConfigError, match=r"'graphed' needs a CUDA device, not cpu; use eager or"):
+        Localizer(checkpoint.regressor, checkpoint.camera, execution="graphed")
+    with pytest.raises(ConfigError, match="'fp16' needs a CUDA device"):
+        Localizer(checkpoint.regressor, checkpoint.camera, "fp16")
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_streaming_changes_nothing(
+    scene: Scene, checkpoint: Checkpoint, batch_size: int, num_workers: int, device: torch.device
+) -> None:
+    """Decoded ahead by threads: the same poses to the bit, in the frames' order."""
+    frames = scene.train + scene.test
+    regressor = checkpoint.regressor.to(device)
+    locate = Localizer(regressor, checkpoint.camera, batch_size=batch_size)
+    streamed = stream(frames, checkpoint.camera, locate, device, batch_size, num_workers)
+    images = decode(frames, checkpoint.camera, num_workers=0)
+    assert torch.equal(streamed.poses, locate(images).cpu().double())
+    assert streamed.images_per_s > 0
+
+
+def test_streaming_ends_at_a_broken_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The error names the file, wherever in the stream it is."""
+    frames = []
+    for index in range(5):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (32, 24)).save(path)
+        frames.append(Frame(str(index), torch.eye(4, dtype=torch.float64), path))
+    (tmp_path / "3.png").write_bytes(b"no image")
+    locate = Localizer(checkpoint.regressor, checkpoint.camera)
+    with pytest.raises(DataError, match=r"3\.png: not a readable image"):
+        stream(frames, checkpoint.camera, locate, CPU, batch_size=2, num_workers=2)
+    assert len(stream([], checkpoint.camera, locate, CPU).poses) == 0
