@@ -75,8 +75,10 @@ def judge_blocks(
     entries = [*_duplicates(blocks)]
     for name in sorted(evidence):
         entries += judge.benchmark(evidence[name])
-    if not any(found.measured for found in evidence.values()):
-        text = "no benchmark was measured in both arms: nothing was compared"
+    measured = any(found.measured for found in evidence.values())
+    if not measured or not any(entry.finding.metric for entry in entries):
+        what = "gated metric" if measured else "benchmark"
+        text = f"no {what} was measured in both arms: nothing was compared"
         entries.append(Compared(Finding("", "", Status.MISSING, detail=text)))
     codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES}
     codes |= {Code.ENVIRONMENT} if judge.unfit else set()

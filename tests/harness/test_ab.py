@@ -1,0 +1,275 @@
+"""`python -m benchmarks ab` over a toy repository, its processes played: codes, files, messages."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.harness import runs
+from benchmarks.harness.blocks import Side
+from benchmarks.harness.processes import Ran
+from benchmarks.harness.record import Session
+from benchmarks.harness.runs import Options, Trees
+from benchmarks.harness.trees import Arm
+from benchmarks.harness.versus import Processes
+from tests.harness.pairs_toys import ToyProcesses
+from tests.harness.toy_trees import FASTER, ToyTree, make_toy_tree
+
+
+@dataclass
+class Stage:
+    """A toy repository, and toy processes that take as long as their arm's package says."""
+
+    toy: ToyTree
+    noise: float = 0.001
+    spoil: Callable[[int, Session], Ran] | None = None
+    log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
+    seen: list[Path] = field(default_factory=list)
+    """Every arm's tree."""
+
+    def ab(self, *arguments: str) -> int:
+        """The literal command; its exit code."""
+        return main(["ab", "--device", "cpu", *arguments], self.toy.root)
+
+    def launchers(
+        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options
+    ) -> dict[Side, Processes]:
+        """Stands in for the real processes."""
+        chance = random.Random(3)
+        played: dict[Side, Processes] = {}
+        for side in ("base", "head"):
+            root = arms[side].root
+            self.seen.append(root)
+            text = (root / "rap" / "__init__.py").read_text(encoding="utf-8")
+            cost = float(text.split()[2]) * (1.3 if options.faults and side == "head" else 1.0)
+            spoil = self.spoil if side == "head" else None
+            times = {"spin": cost, "steady": 0.01}
+            played[side] = ToyProcesses(times, self.noise, chance, self.log, side, spoil)
+        return played
+
+    def runs(self) -> list[Path]:
+        """The folders that hold records."""
+        return sorted((self.toy.root / ".benchmarks" / "ab").glob("*"))
+
+    def result(self) -> dict[str, object]:
+        """The newest JSON."""
+        return json.loads((self.runs()[-1] / "result.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Nothing compared yet; whatever happens, no tree is left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    stage = Stage(make_toy_tree(tmp_path / "toy", harness=False))
+    monkeypatch.setattr(runs, "_launchers", stage.launchers)
+    yield stage
+    assert not any(root.exists() for root in stage.seen)
+    assert [*tmp_path.glob("benchmarks-*")] == []
+
+
+def test_slower_working_tree_is_red(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dirty, against HEAD: exit code 1, and the report says what, how much, how sure, and who."""
+    stage.toy.cost(0.0055)
+    assert stage.ab() == 1
+    printed = capsys.readouterr().out
+    assert "spin time_s: slower by 10.0%" in printed
+    assert "owner: toys" in printed
+    assert "p <0.0001 for the whole suite, 8 fresh blocks" in printed
+    assert "REGRESSION (exit code 1)" in printed
+    assert "steady time_s: " not in printed
+
+
+def test_result_is_stored_as_json_and_markdown(stage: Stage) -> None:
+    """Beside the blocks that it came from."""
+    stage.toy.cost(0.0055)
+    stage.ab()
+    (folder,) = stage.runs()
+    assert {path.name for path in folder.iterdir()} == {
+        "blocks.jsonl", "result.json", "result.md", "result.txt",
+    }  # fmt: skip
+    found = stage.result()
+    assert (found["verdict"], found["code"], found["num_blocks"]) == ("REGRESSION", 1, 14)
+    text = (folder / "result.md").read_text(encoding="utf-8")
+    assert text.startswith("### REGRESSION: working tree (dirty) against HEAD")
+    assert "| spin |" in text
+
+
+def test_faster_working_tree_is_green_and_named(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A speed-up is reported and never a failure."""
+    stage.toy.cost(0.004)
+    assert stage.ab("HEAD") == 0
+    assert "better" in capsys.readouterr().out
+
+
+def test_patch_is_compared_with_the_tree_it_changes(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The working tree stays as it is."""
+    patch = tmp_path / "slower.patch"
+    patch.write_text(FASTER.replace("0.004", "0.006"), encoding="utf-8")
+    before = stage.toy.git("status", "--porcelain")
+    assert stage.ab("--patch", str(patch)) == 1
+    assert "working tree + slower.patch" in capsys.readouterr().out
+    assert stage.toy.git("status", "--porcelain") == before
+
+
+def test_exported_folder_is_a_base(stage: Stage, tmp_path: Path) -> None:
+    """Written by `export`, with its commit, for a machine without git history."""
+    export = tmp_path / "export"
+    commit = stage.toy.git("rev-parse", "--short=12", "HEAD")
+    assert main(["export", str(export), "HEAD"], stage.toy.root) == 0
+    stage.toy.cost(0.0055)
+    (stage.toy.root / ".git").rename(tmp_path / "no-git")
+    assert stage.ab(str(export)) == 1
+    base = stage.result()["base"]
+    assert isinstance(base, dict)
+    assert base["commit"] == commit
+
+
+def test_export_never_mixes_trees(stage: Stage, tmp_path: Path) -> None:
+    """A folder that exists is refused; without a commit the working tree is written."""
+    assert main(["export", str(tmp_path), "HEAD"], stage.toy.root) == 4
+    assert main(["export", str(tmp_path / "a"), "no-such"], stage.toy.root) == 4
+    stage.toy.cost(0.007)
+    assert main(["export", str(tmp_path / "b")], stage.toy.root) == 0
+    assert "0.007" in (tmp_path / "b" / "rap" / "__init__.py").read_text(encoding="utf-8")
+    assert (tmp_path / "b" / ".commit").read_text(encoding="utf-8").endswith("+dirty\n")
+
+
+def test_placebo_is_green(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both arms are copies of one tree, and the report says so."""
+    assert stage.ab("--aa") == 0
+    assert "placebo" in capsys.readouterr().out
+    found = stage.result()
+    base, head = found["base"], found["head"]
+    assert isinstance(base, dict)
+    assert isinstance(head, dict)
+    assert base["digest"] == head["digest"]
+
+
+def test_same_trees_are_usage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """An A/B of nothing would be green for ever; the message says what to do."""
+    assert stage.ab() == 4
+    assert "--aa" in capsys.readouterr().err
+    assert stage.log == []
+
+
+def test_fault_is_injected_in_the_head_only(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts as a difference between equal trees, and the report names it."""
+    monkeypatch.setenv("BENCHMARK_FAULT", "slow:30@spin")
+    assert stage.ab() == 1
+    printed = capsys.readouterr().out
+    assert "INJECTED FAULTS in the head (BENCHMARK_FAULT): slow:30@spin" in printed
+    assert "spin time_s: slower by 30.0%" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--budget", "soon"),
+        ("--aa", "--patch", "x.patch"),
+        ("--patch", "x.patch"),
+        ("--bisect", "HEAD", "HEAD"),
+        ("--bisect", "HEAD", "HEAD", "-k", "spin"),
+        ("--bisect", "HEAD~1", "HEAD", "-k", "spin", "--aa"),
+        ("no-such-commit",),
+        ("--aa", "--metric", "nonsense"),
+        ("--aa", "--resume"),
+        ("--device", "tpu"),
+    ],
+)
+def test_bad_arguments_are_usage(stage: Stage, arguments: tuple[str, ...]) -> None:
+    """Exit code 4 before anything is measured."""
+    assert stage.ab(*arguments) == 4
+    assert stage.log == []
+
+
+def test_budget_that_is_spent_is_inconclusive(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hint how to go on is a command that does."""
+    stage.noise = 0.2
+    assert stage.ab("--aa", "--budget", "0") == 10
+    assert "python -m benchmarks ab --aa --device cpu --resume" in capsys.readouterr().out
+    assert stage.ab("--aa", "--resume") in (0, 10)
+    assert len(stage.runs()) == 1
+
+
+def test_interrupt_keeps_records_and_resume_goes_on(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 as pytest's; trees are gone, finished blocks are not, and none is taken twice."""
+
+    def interrupt(number: int, found: Session) -> Ran:
+        if number == 3:
+            raise KeyboardInterrupt
+        return Ran(found, 0, "")
+
+    stage.toy.cost(0.0055)
+    stage.spoil = interrupt
+    assert stage.ab() == 2
+    assert not any(root.exists() for root in stage.seen)
+    assert "interrupted" in capsys.readouterr().out
+    assert stage.result()["num_blocks"] == 2
+    stage.spoil = None
+    stage.log.clear()
+    assert stage.ab("--resume") == 1
+    assert len(stage.runs()) == 1
+    assert (stage.result()["num_blocks"], len(stage.log)) == (14, 24)
+
+
+def test_resume_refuses_other_trees(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Blocks of code that has changed since are not mixed with new ones."""
+    stage.toy.cost(0.0055)
+    stage.ab("--budget", "0")
+    stage.toy.cost(0.0056)
+    assert stage.ab("--resume") == 4
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_metric_may_be_one_that_the_policy_does_not_rule(stage: Stage) -> None:
+    """By the unit at its end; where no benchmark has it nothing was compared, and that is red."""
+    stage.toy.cost(0.0055)
+    assert stage.ab("--metric", "time_s") == 1
+    assert stage.ab("--metric", "other_s") == 12
+
+
+def test_policy_below_the_margin_is_usage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Layout effects alone could reach such a smallest effect."""
+    policy = stage.toy.root / "benchmarks" / "policy.toml"
+    text = policy.read_text(encoding="utf-8")
+    policy.write_text(text + "smallest_effect = 0.004\n", encoding="utf-8")
+    assert stage.ab("--aa") == 4
+    assert "smallest_effect" in capsys.readouterr().err
+
+
+def test_bisect_finds_the_slower_commit(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the same rule; commits that leave the package alone are passed over."""
+    for number in range(1, 7):
+        stage.toy.cost((0.005 if number < 4 else 0.0058) + 1e-9 * number)
+        stage.toy.commit(f"change {number}")
+        stage.toy.write("notes.txt", str(number))
+        stage.toy.commit("notes")
+    assert stage.ab("--bisect", "HEAD~12", "HEAD", "-k", "spin") == 1
+    printed = capsys.readouterr().out
+    assert "6 commits" in printed
+    assert "first slower commit: " in printed
+    assert "change 4" in printed.splitlines()[-1]
+
+
+def test_bisect_of_good_history_passes(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where BAD is not slower there is nothing to search."""
+    stage.toy.cost(0.00501)
+    stage.toy.commit("harmless")
+    assert stage.ab("--bisect", "HEAD~1", "HEAD", "-k", "spin") == 0
+    assert "nothing to search" in capsys.readouterr().out

@@ -1,0 +1,206 @@
+"""Real processes of real arms: the proof that each measured its own package, and clean ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.processes import ArmError, Launcher, run_process
+from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
+from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
+
+IMPOSTOR = """
+import sys
+sys.path.insert(0, {folder!r})
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> ToyTree:
+    """A toy repository whose processes can be started."""
+    return make_toy_tree(tmp_path / "toy")
+
+
+def launcher(arm: Arm, cache: Path, *arguments: str) -> Launcher:
+    """Starts processes of an arm."""
+    return Launcher(arm, sys.executable, ("--device", "cpu", *arguments), cache)
+
+
+def test_arm_measures_its_own_package(toy: ToyTree, tmp_path: Path) -> None:
+    """The base's package under the head's benchmarks: the session proves it."""
+    base = named_tree(toy.root, "HEAD", tmp_path / "out")
+    toy.cost(0.009)
+    arm = compose(base, toy.root, tmp_path / "base")
+    ran = launcher(arm, tmp_path / "cache", "-k", "spin").measure(["spin"], 3)
+    assert (ran.code, ran.session is not None) == (0, True), ran.tail
+    assert ran.session is not None
+    assert ran.session.records[0].metrics["time_s"] == pytest.approx(0.005, rel=0.05)
+    proof = ran.session.subject
+    assert proof is not None
+    assert Path(proof.file) == tmp_path / "base" / "rap" / "__init__.py"
+    assert (proof.digest, ran.session.commit) == (arm.digest, base.commit)
+    assert [record.id for record in ran.session.records] == ["spin"]
+
+
+def test_wrong_package_is_usage(toy: ToyTree, tmp_path: Path) -> None:
+    """Another `rap` planted before the arm's on the path: exit code 4, and no number comes back."""
+    (tmp_path / "impostor").mkdir()
+    (toy.root / "rap").rename(tmp_path / "impostor" / "rap")
+    make = IMPOSTOR.format(folder=str(tmp_path / "impostor"))
+    toy.cost(0.009)
+    toy.write("conftest.py", make + CONFTEST)
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    with pytest.raises(ArmError, match=r"USAGE \(4\)") as refused:
+        launcher(arm, tmp_path / "cache").measure(None, 3)
+    assert "its numbers would be those of other code" in str(refused.value)
+
+
+@pytest.mark.slow
+def test_package_that_changes_under_the_run_is_usage(toy: ToyTree, tmp_path: Path) -> None:
+    """The sources must still be what was composed."""
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    (arm.root / "rap" / "more.py").write_text("", encoding="utf-8")
+    with pytest.raises(ArmError, match="has changed"):
+        launcher(arm, tmp_path / "cache").measure(None, 3)
+
+
+@pytest.mark.slow
+def test_package_imported_late_is_checked_too(toy: ToyTree, tmp_path: Path) -> None:
+    """Within the benchmark, after the collection was checked."""
+    (tmp_path / "impostor").mkdir()
+    (toy.root / "rap").rename(tmp_path / "impostor" / "rap")
+    toy.cost(0.009)
+    late = "    sys.path.insert(0, {folder!r})\n    import rap\n"
+    text = BENCHMARKS.replace("import rap\n", "import sys\n").replace(
+        "def bench_spin(measure):\n",
+        f"def bench_spin(measure):\n{late.format(folder=str(tmp_path / 'impostor'))}",
+    )
+    toy.write("benchmarks/bench_toy.py", text)
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    with pytest.raises(ArmError, match="USAGE"):
+        launcher(arm, tmp_path / "cache").measure(None, 3)
+
+
+@pytest.mark.slow
+def test_no_import_of_the_package_is_no_measurement(toy: ToyTree, tmp_path: Path) -> None:
+    """Benchmarks that never touch the code under test say nothing about it."""
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    toy.write("benchmarks/bench_toy.py", "def bench_x(measure):\n    measure(lambda: 1)\n")
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "other")
+    with pytest.raises(ArmError, match="imported the package"):
+        launcher(arm, tmp_path / "cache").measure(None, 3)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits for its parent's look does not."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text(encoding="ascii")
+
+
+def test_timeout_stops_a_process_and_its_children(tmp_path: Path) -> None:
+    """A loading worker that goes on would disturb whatever is measured next."""
+    told = tmp_path / "child"
+    program = (
+        "import subprocess, sys, pathlib, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(told)!r}).write_text(str(child.pid))\n"
+        "print('started', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program]
+    code, text = run_process(command, tmp_path, dict(os.environ), timeout=1.5)
+    assert code == 11
+    assert "started" in text
+    assert "stopped after" in text
+    for _ in range(50):
+        if not alive(int(told.read_text(encoding="ascii"))):
+            return
+        time.sleep(0.02)
+    pytest.fail("the child is still alive")
+
+
+def command_line(*arguments: str) -> list[str]:
+    """The literal command."""
+    return [sys.executable, "-m", "benchmarks", "ab", "--device", "cpu", *arguments]
+
+
+def run(toy: ToyTree, *arguments: str, **extra: str) -> tuple[int, str]:
+    """Run it as a person would."""
+    done = subprocess.run(
+        command_line(*arguments), cwd=toy.root, env={**clean_environment(), **extra},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_slowdown_is_red_end_to_end(toy: ToyTree) -> None:
+    """The literal command over real processes: 10 % of one benchmark, and only that one."""
+    toy.cost(0.0055)
+    code, printed = run(toy, "HEAD")
+    assert code == 1, printed
+    assert "spin time_s: slower by" in printed
+    assert "steady time_s" not in printed.partition("slower by")[2]
+
+
+@pytest.mark.slow
+def test_fault_and_placebo_end_to_end(toy: ToyTree) -> None:
+    """An injected slowdown is red; the same trees without it are green."""
+    code, printed = run(toy, "--aa", "-k", "spin", BENCHMARK_FAULT="slow:30")
+    assert (code, "INJECTED FAULTS" in printed) == (1, True), printed
+    code, printed = run(toy, "--aa", "-k", "spin")
+    assert (code, "placebo" in printed) == (0, True), printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_nothing_behind(
+    toy: ToyTree, tmp_path: Path, number: signal.Signals
+) -> None:
+    """No tree, no process; the finished blocks are kept, and --resume goes on from them."""
+    toy.cost(0.0055)
+    home = tmp_path / "tmp"
+    home.mkdir()
+    environment = {**clean_environment(), "TMPDIR": str(home)}
+    process = subprocess.Popen(
+        command_line("-k", "spin"), cwd=toy.root, env=environment, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("block 1 ")
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=60)
+    assert (process.returncode, [*home.iterdir()]) == (2, []), printed + errors
+    (blocks,) = (toy.root / ".benchmarks").rglob("blocks.jsonl")
+    kept = len(blocks.read_text(encoding="utf-8").splitlines()) - 1
+    assert kept >= 1
+    code, printed = run(toy, "-k", "spin", "--resume", TMPDIR=str(home))
+    assert code == 1, printed
+    assert f"block {kept + 1} " in printed
+    assert f"block {kept} " not in printed
+    assert len(blocks.read_text(encoding="utf-8").splitlines()) == 1 + 14
+
+
+@pytest.mark.slow
+def test_name_that_the_base_lacks_makes_its_benchmark_new(toy: ToyTree) -> None:
+    """The same benchmarks run over both packages; a module that cannot be imported is not all."""
+    toy.write("rap/__init__.py", "COST_S = 0.005\nNEW_S = 0.005\n")
+    extra = BENCHMARKS.replace("import rap", "from rap import NEW_S").replace(
+        "bench_", "bench_new_"
+    )
+    toy.write("benchmarks/bench_more.py", extra.replace("rap.COST_S", "NEW_S"))
+    code, printed = run(toy)
+    assert code == 0, printed
+    assert printed.count("new_spin") >= 1
+    assert "  new" in printed
+
+
+@pytest.mark.slow
+def test_nothing_selected_is_usage(toy: ToyTree) -> None:
+    """A -k that matches nothing must not pass."""
+    toy.cost(0.0055)
+    assert run(toy, "-k", "no_such_benchmark")[0] == 4
