@@ -4,6 +4,7 @@ import importlib
 from dataclasses import replace
 from functools import cache
 from importlib import util
+from subprocess import CalledProcessError
 
 import torch
 from jaxtyping import Float
@@ -75,9 +76,33 @@ def used_degree(gaussians: Gaussians, sh_degree: int | None) -> int:
 
 
 def kernel_usable(gaussians: Gaussians) -> bool:
-    """Whether the kernel can evaluate these colours: float32 on a CUDA device, with Triton."""
-    on_gpu = gaussians.means.device.type == "cuda" and gaussians.means.dtype == torch.float32
-    return on_gpu and _triton_found()
+    """Whether the kernel can evaluate these colours: float32 on a CUDA device, Triton works."""
+    device = gaussians.means.device
+    if device.type != "cuda" or gaussians.means.dtype != torch.float32:
+        return False
+    return kernel_problem(device) is None
+
+
+@cache
+def kernel_problem(device: torch.device) -> str | None:
+    """Why the kernel cannot run on a CUDA device, found by running it once; said in one line.
+
+    Triton compiles a launcher where it runs, so a missing C compiler or Python header shows here.
+    """
+    problem = None
+    if util.find_spec("triton") is None:
+        problem = "no triton installed"
+    else:
+        blob = torch.zeros(1, 4, device=device)
+        one = Gaussians(blob[:, :3], blob + 1, blob[:, :3], blob[:, 0], blob[:, None, :3])
+        try:
+            kernel = importlib.import_module("rap.splat.color_kernel")
+            kernel.fused_colors(one, blob[:, :3], None, 0)
+        except (ImportError, RuntimeError, OSError, CalledProcessError) as error:
+            problem = str(error).strip().partition("\n")[0] or repr(error)
+    if problem is not None:
+        log.warn(f"colours of views are evaluated by plain torch operations: {problem}")
+    return problem
 
 
 def _needs_gradients(
@@ -91,11 +116,3 @@ def _needs_gradients(
         light = gaussians.appearance
         inputs += [codes, light.features, light.hidden, light.output]
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-
-
-@cache
-def _triton_found() -> bool:
-    found = util.find_spec("triton") is not None
-    if not found:
-        log.warn("colours of views are evaluated by plain torch operations: no triton installed")
-    return found

@@ -1,6 +1,8 @@
 """Colours per view: appearances by codes, ready-made colours, exposure, and a lower degree."""
 
 from dataclasses import replace
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from rap import geometry
 from rap.camera import Camera
+from rap.splat import colors
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.colors import baked, view_colors
 from rap.splat.gaussians import Gaussians
@@ -98,11 +101,11 @@ def test_colours_are_drawn_as_they_are(device: torch.device) -> None:
     gaussians, poses = make_gaussians(80, 2, device), make_poses(2, device)
     assert gaussians.appearance is not None
     codes = gaussians.appearance.codes[:2]
-    colors = view_colors(gaussians, poses, codes)
-    ready = render(gaussians, CAMERA, poses, colors=colors).rgb
+    given = view_colors(gaussians, poses, codes)
+    ready = render(gaussians, CAMERA, poses, colors=given).rgb
     torch.testing.assert_close(ready, render(gaussians, CAMERA, poses, codes=codes).rgb)
     with pytest.raises(ValueError, match="not both"):
-        render(gaussians, CAMERA, poses, colors=colors, codes=codes)
+        render(gaussians, CAMERA, poses, colors=given, codes=codes)
 
 
 def test_exposure_changes_the_finished_picture(device: torch.device) -> None:
@@ -138,9 +141,30 @@ def test_baked_colours_are_exact_at_their_point(device: torch.device) -> None:
     codes = gaussians.appearance.codes[:2]
     for code in (None, codes):
         exact = view_colors(gaussians, poses, code)
-        colors = view_colors(flat, poses, code).expand_as(exact)
-        torch.testing.assert_close(colors[0], exact[0], atol=1e-5, rtol=1e-5)
-        assert (colors[1] - exact[1]).abs().max() > 0.01
+        shown = view_colors(flat, poses, code).expand_as(exact)
+        torch.testing.assert_close(shown[0], exact[0], atol=1e-5, rtol=1e-5)
+        assert (shown[1] - exact[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("broken", ["missing", "compiler"])
+def test_a_kernel_that_cannot_run_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    """Without Triton, or without what it compiles with, plain torch takes over and says why."""
+
+    def fails(*_: object) -> None:
+        raise CalledProcessError(1, "gcc")
+
+    found = None if broken == "missing" else object()
+    monkeypatch.setattr(colors.util, "find_spec", lambda _: found)
+    kernel = SimpleNamespace(fused_colors=fails)
+    monkeypatch.setattr(colors.importlib, "import_module", lambda _: kernel)
+    colors.kernel_problem.cache_clear()
+    expected = "no triton" if broken == "missing" else "gcc"
+    for _ in range(2):
+        assert expected in str(colors.kernel_problem(torch.device("cpu")))
+    colors.kernel_problem.cache_clear()
+    assert capsys.readouterr().err.count("plain torch") == 1
 
 
 @pytest.mark.cuda
