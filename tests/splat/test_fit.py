@@ -196,7 +196,9 @@ def test_the_classic_strategy_fits_within_the_bound(
 ) -> None:
     """It gains several dB, grows, and stays below max_gaussians."""
     images, poses = images_of(small_room.train), scene.poses(small_room.train)
-    config = replace(CONFIG, strategy="classic", max_gaussians=800, opacities_lr=0.3)
+    config = replace(
+        CONFIG, strategy="classic", max_gaussians=800, refine_every=30, opacities_lr=0.1
+    )
     numbers, gains = [], []
     for iterations in (1, 120):
         fitted = fit(
