@@ -30,6 +30,8 @@ class FitConfig:
     """w in the loss (1 - w)·L1 + w·(1 - SSIM)."""
     depth_weight: float = 0.0
     """Weight of the L1 of inverse depths times the scene's extent, where frames have depth."""
+    exposure: bool = False
+    """Compare each photograph after the exposure and white balance that bring it nearest."""
     antialiased: bool = True
     """Compensate opacity for the screen-space low-pass filter (Mip-Splatting)."""
     means_lr: float = 1.6e-4
@@ -48,9 +50,9 @@ class FitConfig:
     """Weight of the mean scale with `mcmc`."""
     appearance_dim: int = 0
     """Numbers in each photograph's appearance code, which says how it is lit; 0: all alike."""
-    appearance_lr: float = 1e-3
-    """Learning rate of the appearance's head and exposures; codes and features get 10x."""
-    appearance_reg: float = 1e-2
+    appearance_lr: float = 2e-3
+    """Learning rate of the appearance's head; codes and features get 5x, exposures 0.3x."""
+    appearance_reg: float = 1e-3
     """Weight of the squares of codes, head and exposures: holds photographs near the mean light."""
     appearance_dropout: float = 0.1
     """Share of the renderings in which a photograph is shown in the mean appearance."""

@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from rap.config import FitConfig
 from rap.splat import light, quality
+from rap.splat.appearance import apply_exposure
+from rap.splat.exposure import RIDGE, solved_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import Rendering
 
@@ -60,6 +62,8 @@ def objective(
     mask = None if targets.masks is None else targets.masks.index_select(0, chosen)
     if mask is not None:
         rgb, photos = rgb * mask[:, None], photos * mask[:, None]
+    if config.exposure:
+        rgb = apply_exposure(rgb, solved_exposure(rgb, photos, RIDGE))
     terms = {}
     if config.ssim_weight < 1:
         terms["l1"] = functional.l1_loss(rgb, photos)

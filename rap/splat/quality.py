@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rap.splat.appearance import apply_exposure
+from rap.splat.exposure import solved_exposure
+
 _WINDOW = 11
 _SIGMA = 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -28,14 +31,8 @@ def psnr_affine(
     Exposure and white balance that differ between photographs no longer count. The map is fitted
     to the very pixels that are scored, so this is an upper bound, to be named as such.
     """
-    colors = rendered.flatten(2).mT.double()
-    colors = torch.cat([colors, torch.ones_like(colors[..., :1])], dim=-1)
-    targets = photos.flatten(2).mT.double()
-    # normal equations, damped against pictures of a single colour
-    damping = 1e-9 * colors.shape[1] * torch.eye(4, dtype=colors.dtype, device=colors.device)
-    color_map = torch.linalg.solve(colors.mT @ colors + damping, colors.mT @ targets)
-    fitted = (colors @ color_map).to(photos.dtype).mT.reshape_as(photos)
-    return psnr(fitted, photos)
+    # the ridge guards against pictures of a single colour
+    return psnr(apply_exposure(rendered, solved_exposure(rendered, photos, ridge=1e-9)), photos)
 
 
 def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:

@@ -112,3 +112,13 @@ def test_depth_weight_is_relative_to_the_extent() -> None:
     larger = value(*doubled, config, 2 * EXTENT_M) - plain
     assert first.item() > 0.01
     assert larger.item() == pytest.approx(first.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("exposure", [False, True])
+def test_exposure_is_left_out_of_the_comparison(exposure: bool) -> None:
+    """A rendering that is darker by a third costs next to nothing, but only when it is asked for."""
+    shown, targets = make_case()
+    darker = replace(shown, rgb=targets.photos(CHOSEN) * 2 / 3)
+    config = FitConfig(exposure=exposure, strategy="classic", ssim_weight=0.0)
+    loss = float(value(darker, targets, config))
+    assert loss < 0.02 if exposure else loss > 0.1
