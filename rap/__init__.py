@@ -52,7 +52,7 @@ def fit(
     from rap.data.depths import decode_depths
     from rap.data.images import decode
     from rap.data.masks import decode_masks
-    from rap.data.points import initial_points
+    from rap.data.points import initial_points, with_depth_points
     from rap.evaluate import pick_device
     from rap.scene import poses
     from rap.splat.feasibility import check_scene
@@ -66,6 +66,7 @@ def fit(
     check_scene(scene, camera, config.fit, chosen)
     generator = torch.Generator().manual_seed(config.fit.seed)
     points = initial_points(scene, config.fit.initial_points, generator)
+    points = with_depth_points(scene, points, config.fit.depth_points, generator)
     workers = config.image.num_workers
     images = decode(scene.train, camera, workers, config.image.cache_dir)
     depths = decode_depths(scene.train, camera, workers) if config.fit.depth_weight else None

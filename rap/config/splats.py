@@ -24,6 +24,8 @@ class FitConfig:
     """There are never more than this."""
     initial_points: int = 100_000
     """Use at most this many initial points; surplus is drawn at random."""
+    depth_points: int = 0
+    """Further initial points from depth, where frames have it: bare walls have no others."""
     sh_degree: int = 2
     """Highest spherical-harmonics degree of the colours."""
     ssim_weight: float = 0.2
@@ -75,7 +77,7 @@ class FitConfig:
         at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
         at_least(self, "fit", 1, "initial_points", "refine_every")
         at_least(self, "fit", 16, "height")
-        at_least(self, "fit", 0, "depth_weight")
+        at_least(self, "fit", 0, "depth_weight", "depth_points")
         at_least(self, "fit", 1, "finetune_iterations")
         in_range(self, "fit", 0, 1, "prune", below=True)
         at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")

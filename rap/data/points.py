@@ -24,12 +24,31 @@ def initial_points(scene: Scene, num: int, generator: torch.Generator) -> Points
         raise ValueError(f"num = {num} initial points; at least 1 is needed")
     if scene.points is not None and len(scene.points.xyz):
         return _subsample(scene.points, num, generator)
-    frames = [frame for frame in scene.train if frame.depth is not None]
-    if not frames:
+    if all(frame.depth is None for frame in scene.train):
         raise DataError(
             f"{scene.source}: neither surface points nor depth of a training frame; accepted are "
             "a COLMAP model with points3D, or frame-*.depth.png in 16-bit millimetres"
         )
+    return depth_points(scene, num, generator)
+
+
+def with_depth_points(scene: Scene, points: Points, num: int, generator: torch.Generator) -> Points:
+    """The points and at most `num` more from depth; the same points where no frame has depth.
+
+    Triangulated points lie on texture; those from depth lie on bare walls, too.
+    """
+    if num == 0 or all(frame.depth is None for frame in scene.train):
+        return points
+    more = depth_points(scene, num, generator)
+    return Points(torch.cat([points.xyz, more.xyz]), torch.cat([points.rgb, more.rgb]))
+
+
+def depth_points(scene: Scene, num: int, generator: torch.Generator) -> Points:
+    """At most `num` points back-projected from the training frames that have depth.
+
+    Raises DataError where all depth is unknown.
+    """
+    frames = [frame for frame in scene.train if frame.depth is not None]
     chosen = np.unique(np.linspace(0, len(frames) - 1, _MAX_DEPTH_FRAMES).round().astype(int))
     share = -(-num // len(chosen))
     parts = [_back_project(frames[i], scene.camera, share, generator) for i in chosen]

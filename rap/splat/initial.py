@@ -78,7 +78,7 @@ def initial_parameters(
 ) -> density.Parameters:
     """Round, half transparent Gaussians of the points' colours."""
     device = generator.device
-    limit = min(config.initial_points, config.max_gaussians)
+    limit = min(config.initial_points + config.depth_points, config.max_gaussians)
     chosen = torch.randperm(len(points.xyz), generator=generator, device=device)[:limit].cpu()
     means = points.xyz[chosen].to(device)
     rgb = points.rgb[chosen].to(device).float() / 255

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rap.data.points import initial_points
+from rap.data.points import initial_points, with_depth_points
 from rap.data.room import RoomSpec, make
 from rap.geometry import invert, transform
 from rap.scene import DataError, Points, Scene
@@ -115,3 +115,14 @@ def test_points_refuse_to_be_none(room: Scene) -> None:
     """Asking for no points is an error that names the value."""
     with pytest.raises(ValueError, match="num = 0"):
         initial_points(room, 0, seeded())
+
+
+def test_depth_adds_points_to_those_of_the_scene(room: Scene) -> None:
+    """The scene's own points come first and stay; so many more follow, none without depth."""
+    assert room.points is not None
+    more = with_depth_points(room, room.points, 50, seeded())
+    assert torch.equal(more.xyz[:-50], room.points.xyz)
+    assert len(more.xyz) == len(more.rgb) == len(room.points.xyz) + 50
+    assert with_depth_points(room, room.points, 0, seeded()) is room.points
+    blind = replace(room, train=tuple(replace(frame, depth=None) for frame in room.train))
+    assert with_depth_points(blind, room.points, 50, seeded()) is room.points

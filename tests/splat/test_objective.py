@@ -116,7 +116,7 @@ def test_depth_weight_is_relative_to_the_extent() -> None:
 
 @pytest.mark.parametrize("exposure", [False, True])
 def test_exposure_is_left_out_of_the_comparison(exposure: bool) -> None:
-    """A rendering that is darker by a third costs next to nothing, but only when it is asked for."""
+    """A rendering that is darker by a third costs next to nothing where exposure is left out."""
     shown, targets = make_case()
     darker = replace(shown, rgb=targets.photos(CHOSEN) * 2 / 3)
     config = FitConfig(exposure=exposure, strategy="classic", ssim_weight=0.0)
