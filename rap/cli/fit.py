@@ -122,6 +122,8 @@ def _show(
         f"{len(photos)} test frames, medians: PSNR {psnr:.2f} dB, {psnr_affine:.2f} dB after a "
         f"colour affine per image, SSIM {ssim:.4f}"
     )
+    if gaussians.appearance is not None:
+        _show_relit(scene, gaussians, photos, camera)
     step = -(-len(photos) // _SHEET_FRAMES)
     captions = [
         f"{frame.name}  {value:.1f} dB"
@@ -133,3 +135,21 @@ def _show(
         log.warn(f"no {sheet}: {error}")
     else:
         log.info(f"{sheet}: photographs beside renderings")
+
+
+def _show_relit(
+    scene: "rap.scene.Scene",
+    gaussians: "rap.splat.gaussians.Gaussians",
+    photos: "rap.splat.relight.Images",
+    camera: "rap.camera.Camera",
+) -> None:
+    """What the appearance explains, apart from the figures that any splat has."""
+    from rap.scene import poses
+    from rap.splat.relight import score_relit
+
+    scores = score_relit(gaussians, photos, poses(scene.test), camera)
+    mean, exposed, relit = (statistics.median(values.tolist()) for values in scores)
+    log.info(
+        f"right halves, medians: PSNR {mean:.2f} dB in the mean appearance; with light read from "
+        f"the left halves {exposed:.2f} dB (exposure alone), {relit:.2f} dB (code and exposure)"
+    )

@@ -26,12 +26,13 @@ from rap.splat.initial import (
     scene_extent_m,
     scene_size_m,
 )
-from rap.splat.light import initial_light, shown
+from rap.splat.light import initial_light, set_learning_rates, shown
 from rap.splat.objective import Targets, Terms, objective, term_weights, total
 from rap.splat.prune import best, contributions
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
 from rap.splat.trained_colors import trained_colors
+from rap.splat.update import update
 
 __all__ = ["Course", "FitError", "Saving", "begin", "fit", "step"]
 
@@ -143,6 +144,7 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     done = min(state.iteration / config.iterations, 1.0)
     means_lr = config.means_lr * course.extent_m * _FINAL_MEANS_LR**done
     state.optimizer.param_groups[0]["lr"] = means_lr
+    set_learning_rates(state.optimizer, config, done)
     chosen = course.order[state.iteration]
     gaussians = assemble(state.parameters, state.light, config)
     how = shown(gaussians.appearance, chosen, config.appearance_dropout, state.generator)
@@ -165,7 +167,7 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     )
     terms = objective(gaussians, rendering, targets, chosen, config)
     torch.autograd.backward(list(terms.values()), [course.weights[name] for name in terms])
-    state.optimizer.step()
+    update(state.optimizer)
     state.optimizer.zero_grad()
     if probe is not None and probe.grad is not None and state.statistics is not None:
         classic.observe(state.statistics, probe.grad, course.camera)

@@ -2,7 +2,8 @@
 
 Guards against explaining geometry away by light: both are centred over the photographs in every
 step, so the plain colours stay the mean appearance; now and then a photograph is shown without
-them; all are held near doing nothing; and the head learns ten times slower than the codes.
+them; all are held near doing nothing; the head learns five times slower than the codes; and all
+come to rest with the fit.
 """
 
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from rap.splat.appearance import NUM_AFFINE, Appearance, identity_exposure
 
 NUM_FEATURES = 16
 NUM_HIDDEN = 32
-CODE_RATE = 10.0
+CODE_RATE = 5.0
 """Learning rates of codes and features over that of the head."""
-EXPOSURE_RATE = 1.0
+EXPOSURE_RATE = 0.3
+_FINAL_RATE = 0.02
+"""Of all rates at the end of a fit over those at its start."""
 _WAVES_PER_EXTENT = 0.5
 """Of the first features across the scene: neighbours start alike, as light falls."""
-_INITIAL_CODE = 0.1
+_INITIAL_CODE = 0.3
 
 Light = dict[str, nn.Parameter]
 """`codes`, `hidden`, `output` and `exposure` of a fit; empty without appearance."""
@@ -70,6 +73,14 @@ def learning_rates(config: FitConfig) -> dict[str, float]:
         "features": CODE_RATE * head, "codes": CODE_RATE * head, "hidden": head, "output": head,
         "exposure": EXPOSURE_RATE * head,
     }  # fmt: skip
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: FitConfig, done: float) -> None:
+    """Those of a share of the fit that is done; the optimiser's other groups stay as they are."""
+    rates = learning_rates(config)
+    for group in optimizer.param_groups:
+        if group["name"] in rates:
+            group["lr"] = rates[group["name"]] * _FINAL_RATE**done
 
 
 def appearance_of(light: Light, features: Float[Tensor, "n f"]) -> Appearance:

@@ -1,0 +1,139 @@
+"""The light of a photograph that the fit never saw, found by looking at half of it.
+
+Gaussians stay as they are; only a code and an exposure move. What is fitted to a picture cannot be
+scored on the same pixels, so the light is read from the left half and scored on the right half
+(Martin-Brualla et al., "NeRF in the Wild", CVPR 2021).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from rap import geometry
+from rap.camera import Camera
+from rap.splat import quality
+from rap.splat.appearance import identity_exposure
+from rap.splat.gaussians import Gaussians
+from rap.splat.render import render
+
+NUM_STEPS = 60
+MAX_HEIGHT = 60
+"""Light is read from a picture no higher than this: it has no fine detail."""
+_CODE_RATE = 0.1
+"""In units of the spread of the training photographs' codes."""
+_EXPOSURE_RATE = 0.01
+_PRIOR = 1e-5
+"""Weight of the codes' squares in those units, and of the squares of what an exposure changes."""
+_VIEWS_PER_CALL = 8
+
+
+Images = UInt8[Tensor, "n 3 h w"]
+
+
+class Light(NamedTuple):
+    """How v photographs are lit."""
+
+    codes: Float[Tensor, "v c"] | None
+    """None where the Gaussians have no appearance."""
+    exposure: Float[Tensor, "v 3 4"]
+
+
+class RelitScores(NamedTuple):
+    """PSNR of the right halves of photographs, dB, one value per frame."""
+
+    mean: Float[Tensor, " n"]
+    """In the mean appearance."""
+    exposed: Float[Tensor, " n"]
+    """With an exposure alone fitted to the left half: what a colour affine can explain."""
+    relit: Float[Tensor, " n"]
+    """With a code and an exposure fitted to the left half."""
+
+
+def read_light(
+    gaussians: Gaussians,
+    images: UInt8[Tensor, "v 3 h w"],
+    camera_from_world: Float[Tensor, "v 4 4"],
+    camera: Camera,
+    *,
+    with_codes: bool = True,
+) -> Light:
+    """The code and the exposure with which the left halves of photographs are drawn best."""
+    small = camera.with_height(min(camera.height, MAX_HEIGHT))
+    half = slice(0, small.width // 2)
+    photos = functional.interpolate(
+        images.to(gaussians.means.device).float() / 255, (small.height, small.width),
+        mode="bilinear", antialias=True,
+    )  # fmt: skip
+    same = identity_exposure(len(images), photos)
+    change = torch.zeros_like(same, requires_grad=True)
+    groups = [{"params": [change], "lr": _EXPOSURE_RATE}]
+    appearance, standard = gaussians.appearance, None
+    if appearance is not None and with_codes:
+        shape = (len(images), appearance.codes.shape[1])
+        standard = torch.zeros(shape, device=photos.device, requires_grad=True)
+        groups += [{"params": [standard], "lr": _CODE_RATE}]
+
+    def light() -> Light:
+        if appearance is None or standard is None:
+            return Light(None, same + change)
+        return Light(standard * appearance.codes.std(0), same + change)
+
+    optimizer = torch.optim.Adam(groups)
+    for _ in range(NUM_STEPS):
+        shown = light()
+        drawn = render(
+            gaussians, small, camera_from_world, codes=shown.codes, exposure=shown.exposure
+        )
+        # per picture, so that none minds what else is in the call
+        loss = (drawn.rgb - photos)[..., half].square().mean(dim=(1, 2, 3)).sum()
+        loss = loss + _PRIOR * change.square().mean(dim=(1, 2)).sum()
+        if standard is not None:
+            loss = loss + _PRIOR * standard.square().mean(dim=1).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    codes, exposure = light()
+    return Light(None if codes is None else codes.detach(), exposure.detach())
+
+
+def score_relit(
+    gaussians: Gaussians,
+    images: UInt8[Tensor, "n 3 h w"],
+    poses: Float[Tensor, "n 4 4"],
+    camera: Camera,
+) -> RelitScores:
+    """The right halves in the mean appearance, and in light that was read from the left halves."""
+    device = gaussians.means.device
+    camera_from_world = geometry.invert(poses.double()).float().to(device)
+    rows = []
+    chunks = zip(images.split(_VIEWS_PER_CALL), camera_from_world.split(_VIEWS_PER_CALL),
+                 strict=True)  # fmt: skip
+    for photos, viewpoints in chunks:
+        exposed = read_light(gaussians, photos, viewpoints, camera, with_codes=False)
+        relit = exposed
+        if gaussians.appearance is not None:
+            relit = read_light(gaussians, photos, viewpoints, camera)
+        plain = Light(None, identity_exposure(len(photos), exposed.exposure))
+        rows.append(torch.stack(
+            [_right_psnr(gaussians, photos, viewpoints, camera, light)
+             for light in (plain, exposed, relit)]
+        ))  # fmt: skip
+    return RelitScores(*torch.cat(rows, dim=1).cpu())
+
+
+@torch.no_grad()
+def _right_psnr(
+    gaussians: Gaussians,
+    images: UInt8[Tensor, "v 3 h w"],
+    camera_from_world: Float[Tensor, "v 4 4"],
+    camera: Camera,
+    light: Light,
+) -> Float[Tensor, " v"]:
+    drawn = render(gaussians, camera, camera_from_world, codes=light.codes, exposure=light.exposure)
+    pictures = (drawn.rgb.clamp(0, 1) * 255).round() / 255
+    right = slice(camera.width // 2, None)
+    photos = images.to(pictures.device).float() / 255
+    return quality.psnr(pictures[..., right], photos[..., right])
