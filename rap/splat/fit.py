@@ -32,7 +32,6 @@ from rap.splat.prune import best, contributions
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
 from rap.splat.trained_colors import trained_colors
-from rap.splat.update import update
 
 __all__ = ["Course", "FitError", "Saving", "begin", "fit", "step"]
 
@@ -167,7 +166,7 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     )
     terms = objective(gaussians, rendering, targets, chosen, config)
     torch.autograd.backward(list(terms.values()), [course.weights[name] for name in terms])
-    update(state.optimizer)
+    state.optimizer.step()
     state.optimizer.zero_grad()
     if probe is not None and probe.grad is not None and state.statistics is not None:
         classic.observe(state.statistics, probe.grad, course.camera)
