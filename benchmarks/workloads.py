@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rap.config import (
     Config,
+    Execution,
     ImageConfig,
     LossWeights,
     ModelConfig,
@@ -123,7 +124,7 @@ def training_config(
     scale: Scale,
     precision: Precision = "fp32",
     *,
-    compiled: bool = False,
+    execution: Execution = "eager",
     channels_last: bool = False,
 ) -> Config:
     """All five terms with the published weights."""
@@ -132,7 +133,7 @@ def training_config(
         model=scale.model,
         weights=ALL_TERMS,
         train=TrainConfig(
-            learning_rate=1e-4, precision=precision, compile=compiled,
+            learning_rate=1e-4, precision=precision, execution=execution,
             channels_last=channels_last, seed=SEED,
         ),
     )  # fmt: skip

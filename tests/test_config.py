@@ -27,11 +27,13 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "ema_decay": BELOW_ONE,
     "validation_fraction": BELOW_ONE,
     "ssim_weight": UNIT,
+    "prune": BELOW_ONE,
     "appearance_dropout": UNIT,
     "refine_start": UNIT,
     "refine_stop": UNIT,
     "min_coverage": UNIT,
     "sh_degree": st.integers(0, 3),
+    "micro_batches": st.just(1),  # must divide the batch size
     # not all terms may have weight 0
     "pose": st.floats(min_value=0.0, exclude_min=True, allow_nan=False),
 }
@@ -109,7 +111,7 @@ def test_whole_numbers_stand_for_floats_and_text_for_paths() -> None:
         ("[train]\nbatch_size = true", r"train\.batch_size = True must be int"),
         ('[train]\nlearning_rate = "1e-3"', r"train\.learning_rate = '1e-3' must be float"),
         ("[train]\nlearning_rate = true", r"train\.learning_rate = True must be float"),
-        ("[train]\ncompile = 1", r"train\.compile = 1 must be bool"),
+        ("[train]\nchannels_last = 1", r"train\.channels_last = 1 must be bool"),
         ("[model]\nbackbone = 0", r"model\.backbone = 0 must be str"),
         ("[image]\ncache_dir = 1", r"image\.cache_dir = 1 must be Path"),
         ("[image]\npin_memory = [true]", r"image\.pin_memory = \[True\] must be bool"),

@@ -30,12 +30,12 @@ def axis(
     return [_parameter(value, default, cuda) for value in values]
 
 
-def combine(*axes: list[Any], default: Callable[..., bool]) -> list[object]:
+def combine(*axes: list[Any], default: Callable[..., bool]) -> list[Any]:
     """The product of axes, for one `parametrize` over all their names.
 
     Where every combination is too much, those that `default` refuses wait for `--full`.
     """
-    combined: list[object] = []
+    combined: list[Any] = []
     for parts in product(*axes):
         values = [part.values[0] for part in parts]
         marks = [mark for part in parts for mark in part.marks]

@@ -9,6 +9,7 @@ from rap.config.checks import ConfigError
 from rap.config.files import from_dict, from_toml, load, preset, preset_names, to_toml
 from rap.config.network import (
     BatchNorm,
+    Execution,
     FeatureLoss,
     ImageConfig,
     LossWeights,
@@ -21,7 +22,7 @@ from rap.config.splats import FitConfig, ViewsConfig
 from rap.config.tree import Config
 
 __all__ = [
-    "BatchNorm", "Config", "ConfigError", "FeatureLoss", "FitConfig", "ImageConfig", "LossWeights",
-    "ModelConfig", "Precision", "Schedule", "TrainConfig", "ViewsConfig", "from_dict", "from_toml",
-    "load", "preset", "preset_names", "to_toml",
+    "BatchNorm", "Config", "ConfigError", "Execution", "FeatureLoss", "FitConfig", "ImageConfig",
+    "LossWeights", "ModelConfig", "Precision", "Schedule", "TrainConfig", "ViewsConfig",
+    "from_dict", "from_toml", "load", "preset", "preset_names", "to_toml",
 ]  # fmt: skip

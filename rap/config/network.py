@@ -10,6 +10,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 BatchNorm = Literal["live", "frozen", "calibrated"]
 FeatureLoss = Literal["vicreg", "triplet", "ntxent", "mse"]
 Schedule = Literal["constant", "one_cycle", "plateau"]
+Execution = Literal["eager", "compiled", "graphed"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ class TrainConfig:
     """Passes over the training photographs."""
     batch_size: int = 8
     """Photographs per step; the views come on top."""
+    micro_batches: int = 1
+    """Parts of a batch that go through the network one after the other, to save memory. Pose terms
+    and `mse` keep their gradients, unless BatchNorm is live: its statistics, and those of the other
+    feature losses, are of a part."""
     learning_rate: float = 1e-4
     """Peak learning rate of Adam."""
     schedule: Schedule = "one_cycle"
@@ -120,8 +125,12 @@ class TrainConfig:
     """Strength of the photometric augmentation of all images; 0: off, 1: as strong as is sane."""
     precision: Precision = "fp32"
     """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
-    compile: bool = False
-    """torch.compile the network."""
+    execution: Execution = "eager"
+    """`compiled`: network and losses by torch.compile; `graphed`: and the whole step replayed as
+    one CUDA graph. Falls back by itself, with a line, where that cannot be done."""
+    checkpointing: bool = False
+    """Compute activations of trunk blocks and encoder layers again in the backward pass instead of
+    keeping them: the same gradients in less memory, a third more time."""
     channels_last: bool = False
     """Keep images and convolution weights channels-last in memory; same values, faster on a GPU."""
     validation_fraction: float = 0.1
@@ -134,7 +143,7 @@ class TrainConfig:
     """Seed of every random choice of the training."""
 
     def __post_init__(self) -> None:
-        at_least(self, "train", 1, "epochs", "batch_size", "validate_every")
+        at_least(self, "train", 1, "epochs", "batch_size", "micro_batches", "validate_every")
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

@@ -23,9 +23,15 @@ class Config:
         if not any(dataclasses.astuple(self.weights)):
             names = ", ".join(f.name for f in dataclasses.fields(self.weights))
             raise ConfigError(f"weights.* are all 0; at least one must be above: {names}")
-        batch_size, kind = self.train.batch_size, self.train.feature_loss
-        if self.weights.feature and kind == "vicreg" and batch_size < 2:
+        batch_size, num_parts = self.train.batch_size, self.train.micro_batches
+        if batch_size % num_parts:
+            raise ConfigError(
+                f"train.micro_batches = {num_parts} must divide train.batch_size = {batch_size}"
+            )
+        compared, kind = batch_size // num_parts, self.train.feature_loss
+        if self.weights.feature and kind == "vicreg" and compared < 2:
             raise ConfigError(
                 f"train.batch_size = {batch_size} with weights.feature = {self.weights.feature}: "
-                "vicreg's variance needs at least 2; or choose another train.feature_loss"
+                "vicreg's variance needs at least 2 photographs in each of the "
+                f"train.micro_batches = {num_parts}; or choose another train.feature_loss"
             )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rap.config import ConfigError
+from rap.model.recompute import recomputed
 
 # Width and depth multipliers: Tan & Le, "EfficientNet", ICML 2019, and its reference code.
 VARIANTS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
@@ -136,6 +137,8 @@ class EfficientNetTrunk(nn.Module):
     """EfficientNet cut after the deepest of `levels`; `channels` are those of each level."""
 
     __call__: Callable[[Tensor], list[Tensor]]
+    recompute = False
+    """Whether training keeps only the blocks' inputs."""
 
     def __init__(
         self, variant: str, width: float, drop_connect: float, levels: Sequence[int]
@@ -144,6 +147,7 @@ class EfficientNetTrunk(nn.Module):
         variant_width, depth = VARIANTS[variant]
         table = block_table(variant_width * width, depth)
         last = {spec.level: index for index, spec in enumerate(table)}
+        self.random = drop_connect > 0
         self.ends = tuple(last[level] for level in levels)
         self.channels = tuple(table[end].out_channels for end in self.ends)
         self.stem = _conv(3, table[0].in_channels, kernel=3, stride=2)
@@ -158,8 +162,9 @@ class EfficientNetTrunk(nn.Module):
         """Feature maps of the levels asked for, in that order, from ImageNet-normalised images."""
         x = F.silu(self.stem_norm(_convolve(self.stem, images)))
         kept = {}
+        recompute = self.recompute and self.training
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = recomputed(block, x, random=self.random) if recompute else block(x)
             if index in self.ends:
                 kept[index] = x
         return [kept[end] for end in self.ends]

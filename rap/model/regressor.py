@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rap import geometry
 from rap.config import ConfigError, ModelConfig
-from rap.model.backbone import build_trunk
+from rap.model.backbone import EfficientNetTrunk, build_trunk
 from rap.model.transformer import Encoder, PositionTable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -149,6 +149,15 @@ class Regressor(nn.Module):
             for norm in self._batch_norms():
                 norm.eval()
         return self
+
+    def recompute_activations(self, enabled: bool) -> None:
+        """Keep only the inputs of trunk blocks and encoder layers in training (see `recompute`).
+
+        The trunk of a timm model keeps all it needs: timm has its own ways.
+        """
+        for module in self.modules():
+            if isinstance(module, EfficientNetTrunk | Encoder):
+                module.recompute = enabled
 
     @property
     def needs_calibration(self) -> bool:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rap.model.recompute import recomputed
+
 MAX_CELLS = 255
 
 
@@ -92,9 +94,12 @@ class Encoder(nn.Module):
     """Layers and a final norm; returns token 0, the only one that the pose heads read."""
 
     __call__: Callable[[Tensor, Tensor], Tensor]
+    recompute = False
+    """Whether training keeps only the layers' inputs."""
 
     def __init__(self, dim: int, heads: int, layers: int, feedforward: int, dropout: float) -> None:
         super().__init__()
+        self.random = dropout > 0
         self.layers = nn.ModuleList(
             EncoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)
         )
@@ -108,6 +113,8 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "b d"]:
         """The last layer computes its query and MLP for token 0 alone, which is exact."""
         last = len(self.layers) - 1
+        recompute = self.recompute and self.training
         for index, layer in enumerate(self.layers):
-            tokens = layer(tokens, position, index == last)
+            inputs = (tokens, position, index == last)
+            tokens = recomputed(layer, *inputs, random=self.random) if recompute else layer(*inputs)
         return self.norm(tokens[:, 0])

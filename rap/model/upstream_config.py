@@ -24,7 +24,7 @@ PUBLISHED: Change = {
     "train.translation_log_weight": 3.0,
     "train.rotation_log_weight": 6.5,
     "train.precision": "fp16",
-    "train.compile": True,
+    "train.execution": "compiled",
     "train.patience": 200,
     "train.seed": 7,
     "views.translation_m": 5.0,
@@ -179,6 +179,10 @@ def _mixed(text: str) -> Change:
     return {} if _flag(text) else {"train.precision": "tf32"}
 
 
+def _compiled(text: str) -> Change:
+    return {"train.execution": "compiled" if _flag(text) else "eager"}
+
+
 def _frozen(text: str) -> Change:
     return {"model.batch_norm": "frozen" if _flag(text) else "live"}
 
@@ -193,7 +197,7 @@ CONVERSIONS: dict[str, Callable[[str], Change]] = {
     "s_q": _to("train.rotation_log_weight", lambda text: -_number(text)),
     "amp": _mixed,
     "amp_dtype": _precision,
-    "compile_model": _to("train.compile", _flag),
+    "compile_model": _compiled,
     "patience": lambda text: {"train.patience": _whole(_items(text, 2)[0])},
     "seed": _to("train.seed", _whole),
     "rvs_trans": _to("views.translation_m", _size),

@@ -31,9 +31,10 @@ from rap.train.banks import (
     streamed,
 )
 from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
+from rap.train.execution import Runner
 from rap.train.schedule import learning_rate_factor
 from rap.train.state import Progress, load_state, save_state
-from rap.train.step import Learner, build_learner, optimise
+from rap.train.step import Learner, build_learner
 
 PLATEAU_PATIENCE = 50
 PLATEAU_FACTOR = 0.95
@@ -73,13 +74,14 @@ def train(
         if (out / "state.pt").exists():
             progress = load_state(out / "state.pt", learner, mark)
         _continue_run(out, material, config, progress)
+    runner = Runner(learner, config, device)
     with _private_random_state(device), _progress(material, config, progress) as tick:
         for epoch in range(progress.epochs_done, config.train.epochs):
             # Asked before an epoch, so that a run resumed after its early stop stays stopped.
             if 0 < config.train.patience <= progress.validations_since_best:
                 log.info(f"stopping: no better score in {config.train.patience} validations")
                 break
-            record = _epoch(learner, material, config, epoch, progress, tick)
+            record = _epoch(runner, material, config, epoch, progress, tick)
             _validate(learner, material, config, epoch, progress, record, out)
             progress.epochs_done = epoch + 1
             _save(out / "last.safetensors", learner, material, config, epoch, "last epoch")
@@ -113,7 +115,7 @@ def _epoch_of(line: str) -> float:
 
 
 def _epoch(
-    learner: Learner,
+    runner: Runner,
     material: Material,
     config: Config,
     epoch: int,
@@ -135,11 +137,11 @@ def _epoch(
     found = batches(material.banks, indices, config.views.per_image, config.image.num_workers)
     for batch in streamed(found, material, config, epoch, num_steps):
         factor = progress.plateau_factor * learning_rate_factor(
-            train.schedule, learner.num_steps, num_steps * train.epochs
+            train.schedule, runner.num_steps, num_steps * train.epochs
         )
         if train.augment:
             batch = replace(batch, images=photometric(batch.images, train.augment, augmentation))
-        for name, value in optimise(learner, batch, config, factor).items():
+        for name, value in runner(batch, factor).items():
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images)
     # The only wait for the device in an epoch.

@@ -41,15 +41,24 @@ class PoseLoss(nn.Module):
         world_from_camera: Float[Tensor, "b 4 4"],
     ) -> Scalar:
         """The loss of predicted translations (metres) and rotations against true poses."""
+        return self.of_parts(translation, rotation, world_from_camera, [len(translation)])[0]
+
+    def of_parts(
+        self,
+        translation: Float[Tensor, "b 3"],
+        rotation: Float[Tensor, "b 3 3"],
+        world_from_camera: Float[Tensor, "b 4 4"],
+        sizes: list[int],
+    ) -> list[Scalar]:
+        """The loss of each part of a batch, from one pass over the errors of all its images."""
         true = world_from_camera.float()
-        errors = torch.stack(
-            [
-                torch.linalg.vector_norm(translation.float() - true[:, :3, 3], dim=-1).mean(),
-                torch.linalg.matrix_norm(rotation.float() - true[:, :3, :3]).mean(),
-            ]
-        )
-        loss = (self.log_weights.exp() * errors).sum()
-        return loss - self.log_weights.sum() if self.learn else loss
+        off = (translation.float() - true[:, :3, 3], rotation.float() - true[:, :3, :3])
+        errors = torch.stack([torch.linalg.vector_norm(part.flatten(1), dim=1) for part in off])
+        means = torch.stack([part.mean(dim=1) for part in errors.split(sizes, dim=1)])
+        losses = (means * self.log_weights.exp()).sum(dim=1)
+        if self.learn:
+            losses = losses - self.log_weights.sum()
+        return list(losses.unbind())
 
 
 def feature_loss(kind: FeatureLoss, rendered: Features, real: Features) -> Scalar:

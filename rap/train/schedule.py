@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rap.config import Schedule
@@ -26,23 +27,29 @@ def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float
     return FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move `average` towards `model`: avg += (1 − d)·(model − avg).
+def average_weight(decay: float, step: int) -> float:
+    """How far the average moves at a step: 1 − d; early on d = (1 + step) / (10 + step).
 
-    Early on d = (1 + step) / (10 + step) forgets the random start. Buffers are averaged too
-    (BatchNorm statistics belong to the weights); integers are copied.
+    So it forgets the random start.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    averages, values = [], []
-    for mean, value in zip(_tensors(average), _tensors(model), strict=True):
-        if mean.is_floating_point():
-            averages.append(mean)
-            values.append(value)
-        else:
-            mean.copy_(value)
-    torch._foreach_lerp_(averages, values, 1 - decay)
+    return 1 - min(decay, (1 + step) / (10 + step))
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, weight: Float[Tensor, ""]) -> None:
+    """Move `average` towards `model`: avg += weight·(model − avg), in a handful of kernels.
+
+    The weight lies on the device, so that a captured step can be told another one. Buffers are
+    averaged too (BatchNorm statistics belong to the weights); integers are copied.
+    """
+    averages, values = _tensors(average, floating=True), _tensors(model, floating=True)
+    change = torch._foreach_sub(values, averages)
+    torch._foreach_mul_(change, weight)
+    torch._foreach_add_(averages, change)
+    if counts := _tensors(average, floating=False):
+        torch._foreach_copy_(counts, _tensors(model, floating=False))
+
+
+def _tensors(module: nn.Module, floating: bool) -> list[Tensor]:
+    tensors = [*module.parameters(), *module.buffers()]
+    return [tensor for tensor in tensors if tensor.is_floating_point() == floating]

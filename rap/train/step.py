@@ -1,32 +1,48 @@
-"""One optimisation step over named loss terms. A term with weight zero is not computed."""
+"""One optimisation step over named loss terms. A term with weight zero is not computed.
 
-from collections.abc import Callable
+`step` is what the device does, from a batch to changed weights: it waits for nothing and reads
+nothing from the host, so that `execution` can record it as it is. What changes from step to step
+(learning rate, weight of the average) lies on the device, too.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from rap.config import Config, LossWeights
+from rap.config import Config, FeatureLoss, LossWeights, TrainConfig
 from rap.model.discriminator import Discriminator, build_discriminator
 from rap.model.precision import precision_scope, tf32_scope
-from rap.model.regressor import Prediction, Regressor
+from rap.model.regressor import Regressor
 from rap.train.batches import Batch
 from rap.train.losses import PoseLoss, discriminator_loss, feature_loss, fooling_loss
-from rap.train.schedule import update_average
+from rap.train.schedule import average_weight, update_average
 
 # Learnt loss weights move on a scale of their own, not on that of the network's weights.
 POSE_WEIGHTS_LR = 1e-3
 
+Terms = dict[str, Tensor]
+"""Scalars by name."""
+Comparison = Callable[..., tuple[Terms, Tensor | None]]
+"""`compare`, or what a compiler made of it."""
+
 
 @dataclass
 class Learner:
-    """Everything that a step changes, and the callables that it runs."""
+    """Everything that a step changes, and the callable that may be compiled."""
 
     regressor: Regressor
     pose_loss: PoseLoss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    forward: Callable[..., Prediction]
+    lr_factor: Float[Tensor, ""]
+    """Of this step, on every group's peak learning rate."""
+    average_weight: Float[Tensor, ""]
+    """How far this step moves the average."""
+    compare: Comparison
     discriminator: Discriminator | None = None
     discriminator_optimizer: torch.optim.Optimizer | None = None
     average: Regressor | None = None
@@ -43,104 +59,167 @@ def build_learner(
 ) -> Learner:
     """A learner on the device; `average` starts as a copy of the regressor, or is None."""
     train = config.train
-    fused = device.type == "cuda"
     if train.channels_last:
         for network in (regressor, average):
             if network is not None:
                 nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    regressor.recompute_activations(train.checkpointing)
     pose_loss = PoseLoss(
         train.translation_log_weight, train.rotation_log_weight, train.learn_pose_weights
     ).to(device)
-    trained = [p for p in regressor.parameters() if p.requires_grad]
-    groups = [{"params": trained, "lr": train.learning_rate, "weight_decay": train.weight_decay}]
-    if train.learn_pose_weights:
-        groups.append(
-            {"params": list(pose_loss.parameters()), "lr": POSE_WEIGHTS_LR, "weight_decay": 0.0}
-        )
-    for group in groups:
-        group["peak_lr"] = group["lr"]
     learner = Learner(
         regressor=regressor,
         pose_loss=pose_loss,
-        optimizer=torch.optim.AdamW(groups, fused=fused),
+        optimizer=_optimizer(regressor, pose_loss, train, device),
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
-        forward=torch.compile(regressor) if train.compile else regressor,
+        lr_factor=torch.ones((), device=device),
+        average_weight=torch.zeros((), device=device),
+        compare=compare,
         average=average,
     )
     if config.weights.adversarial:
         learner.discriminator = build_discriminator(config.model.feature_dim, train.seed).to(device)
         learner.discriminator_optimizer = torch.optim.Adam(
-            learner.discriminator.parameters(), train.discriminator_lr, (0.5, 0.999), fused=fused
-        )
+            learner.discriminator.parameters(), train.discriminator_lr, (0.5, 0.999),
+            fused=True, capturable=device.type == "cuda",
+        )  # fmt: skip
     return learner
 
 
-def optimise(learner: Learner, batch: Batch, config: Config, lr_factor: float) -> dict[str, Tensor]:
+def _optimizer(
+    regressor: Regressor, pose_loss: PoseLoss, train: TrainConfig, device: torch.device
+) -> torch.optim.AdamW:
+    """Fused AdamW whose learning rates lie on the device."""
+    trained = [p for p in regressor.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained, "peak_lr": train.learning_rate}]
+    if train.learn_pose_weights:
+        groups.append({"params": list(pose_loss.parameters()), "peak_lr": POSE_WEIGHTS_LR})
+    for group in groups:
+        of_network = group["params"] is trained
+        group["weight_decay"] = train.weight_decay if of_network else 0.0
+        group["lr"] = torch.tensor(group["peak_lr"], device=device)
+    return torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
+
+
+def optimise(learner: Learner, batch: Batch, config: Config, lr_factor: float) -> Terms:
     """One step; returns the detached terms on the device, so that the host need not wait."""
-    with tf32_scope(config.train.precision):
-        return _optimise(learner, batch, config, lr_factor)
+    set_controls(learner, config, lr_factor)
+    return step(learner, batch, config)
 
 
-def _optimise(
-    learner: Learner, batch: Batch, config: Config, lr_factor: float
-) -> dict[str, Tensor]:
-    learner.regressor.train()
-    if config.train.channels_last:
+def set_controls(learner: Learner, config: Config, lr_factor: float) -> None:
+    """Count a step, and tell the device what differs from the one before; nothing is copied."""
+    learner.lr_factor.fill_(lr_factor)
+    learner.average_weight.fill_(average_weight(config.train.ema_decay, learner.num_steps))
+    learner.num_steps += 1
+
+
+def step(learner: Learner, batch: Batch, config: Config) -> Terms:
+    """Forward, losses, backward, clipping, optimisers and average, on the device alone."""
+    train = config.train
+    if not learner.regressor.training:
+        learner.regressor.train()
+    if train.channels_last:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         batch = replace(batch, images=images)
-    with precision_scope(config.train.precision, batch.images.device):
-        terms = loss_terms(learner, batch, config)
-    weights = config.weights
-    total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
-    for group in learner.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * lr_factor
-    learner.optimizer.zero_grad(set_to_none=True)
-    learner.scaler.scale(total).backward()
-    if config.train.grad_clip:
-        learner.scaler.unscale_(learner.optimizer)
-        nn.utils.clip_grad_norm_(learner.regressor.parameters(), config.train.grad_clip)
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
+    with tf32_scope(train.precision):
+        learner.optimizer.zero_grad(set_to_none=True)
+        terms = _accumulate(learner, batch, config)
+        for group in learner.optimizer.param_groups:
+            torch.mul(learner.lr_factor, group["peak_lr"], out=group["lr"])
+        if train.grad_clip:
+            learner.scaler.unscale_(learner.optimizer)
+            nn.utils.clip_grad_norm_(learner.regressor.parameters(), train.grad_clip)
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
     if learner.average is not None:
-        update_average(
-            learner.average, learner.regressor, config.train.ema_decay, learner.num_steps
-        )
-    learner.num_steps += 1
-    return {name: value.detach() for name, value in terms.items()}
-
-
-def loss_terms(learner: Learner, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """The named terms of a batch from one forward pass over all its images.
-
-    One pass equals one per kind of image where BatchNorm is frozen. Live BatchNorm then takes its
-    statistics over photographs, renderings and views together.
-    """
-    weights = config.weights
-    num_real = batch.sizes["pose"]
-    prediction = learner.forward(
-        batch.images, with_features=needs_features(weights), num_featured=2 * num_real
-    )
-    terms, start = {}, 0
-    for name, size in batch.sizes.items():
-        if getattr(weights, name):
-            part = slice(start, start + size)
-            terms[name] = learner.pose_loss(
-                prediction.translation[part], prediction.rotation[part],
-                batch.world_from_camera[part],
-            )  # fmt: skip
-        start += size
-    if prediction.features is not None:
-        real, rendered = prediction.features.split(num_real, dim=1)
-        if weights.feature:
-            terms["feature"] = feature_loss(config.train.feature_loss, rendered, real)
-        if weights.adversarial:
-            train_discriminator(learner, real, rendered)
-            terms["adversarial"] = _fooling(learner, rendered)
+        update_average(learner.average, learner.regressor, learner.average_weight)
     return terms
 
 
-def train_discriminator(learner: Learner, real: Tensor, rendered: Tensor) -> Tensor:
-    """One step of the discriminator on detached features; returns its loss."""
+def _accumulate(learner: Learner, batch: Batch, config: Config) -> Terms:
+    """Gradients of a batch, one micro-batch after the other; returns the terms' means."""
+    num, sums = config.train.micro_batches, {}
+    for index, part in enumerate(micro_batches(batch, num)):
+        with precision_scope(config.train.precision, batch.images.device):
+            terms = loss_terms(learner, part, config, last=index == num - 1)
+        weighted = [getattr(config.weights, name) * value for name, value in terms.items()]
+        learner.scaler.scale(torch.stack(weighted).sum() / num).backward()
+        for name, value in terms.items():
+            mean = value.detach() if num == 1 else value.detach() / num
+            sums[name] = sums[name] + mean if name in sums else mean
+    return sums
+
+
+def micro_batches(batch: Batch, num: int) -> Iterator[Batch]:
+    """A batch in equal parts that each hold some photographs, with their renderings and views."""
+    if num == 1:
+        yield batch
+        return
+    wrong = {name: size for name, size in batch.sizes.items() if size % num}
+    if wrong:
+        raise ValueError(f"{wrong} images cannot be split into {num} equal micro-batches")
+    sizes = {name: size // num for name, size in batch.sizes.items()}
+    images = [part.chunk(num) for part in batch.images.split(list(batch.sizes.values()))]
+    poses = [part.chunk(num) for part in batch.world_from_camera.split(list(batch.sizes.values()))]
+    for image, pose in zip(zip(*images, strict=True), zip(*poses, strict=True), strict=True):
+        yield Batch(torch.cat(image), torch.cat(pose), sizes)
+
+
+def loss_terms(learner: Learner, batch: Batch, config: Config, *, last: bool = True) -> Terms:
+    """The named terms of a batch; `last`: the discriminator takes its step, too.
+
+    One forward pass over all images equals one per kind of image where BatchNorm is frozen. Live
+    BatchNorm then takes its statistics over photographs, renderings and views together.
+    """
+    terms, features = learner.compare(
+        learner.regressor, learner.pose_loss, batch.images, batch.world_from_camera,
+        batch.sizes, config.weights, config.train.feature_loss,
+    )  # fmt: skip
+    if config.weights.adversarial:
+        assert features is not None
+        real, rendered = features.chunk(2, dim=1)
+        train_discriminator(
+            learner, real, rendered, share=1 / config.train.micro_batches, last=last
+        )
+        terms["adversarial"] = _fooling(learner, rendered)
+    return terms
+
+
+def compare(
+    regressor: Regressor,
+    pose_loss: PoseLoss,
+    images: Float[Tensor, "b 3 h w"],
+    world_from_camera: Float[Tensor, "b 4 4"],
+    sizes: dict[str, int],
+    weights: LossWeights,
+    kind: FeatureLoss,
+) -> tuple[Terms, Float[Tensor, "l f d y x"] | None]:
+    """What one forward pass gives: all terms but the adversarial one, which needs its features."""
+    num_real = sizes["pose"]
+    prediction = regressor(images, with_features=needs_features(weights), num_featured=2 * num_real)
+    # Autocast would take the losses' matrix products in half precision.
+    with torch.autocast(images.device.type, enabled=False):
+        losses = pose_loss.of_parts(
+            prediction.translation, prediction.rotation, world_from_camera, list(sizes.values())
+        )
+        terms = {
+            name: loss for name, loss in zip(sizes, losses, strict=True) if getattr(weights, name)
+        }
+        if weights.feature:
+            assert prediction.features is not None
+            real, rendered = prediction.features.chunk(2, dim=1)
+            terms["feature"] = feature_loss(kind, rendered, real)
+    return terms, prediction.features
+
+
+def train_discriminator(
+    learner: Learner, real: Tensor, rendered: Tensor, *, share: float = 1.0, last: bool = True
+) -> Tensor:
+    """The discriminator's gradient on detached features, times a share; returns its loss.
+
+    Gradients add up until `last`, when the discriminator takes one step.
+    """
     discriminator, optimizer = learner.discriminator, learner.discriminator_optimizer
     assert discriminator is not None
     assert optimizer is not None
@@ -150,9 +229,10 @@ def train_discriminator(learner: Learner, real: Tensor, rendered: Tensor) -> Ten
     # Always fp32: its gradients are below what fp16 can hold, and it is small.
     with torch.autocast(images.device.type, enabled=False):
         loss = discriminator_loss(*discriminator(images).chunk(2))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    (loss * share).backward()
+    if last:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return loss.detach()
 
 

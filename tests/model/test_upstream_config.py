@@ -65,7 +65,7 @@ def test_left_out_settings_have_the_published_defaults(tmp_path: Path) -> None:
 def test_file_that_training_saved_is_mapped(tmp_path: Path) -> None:
     """Lists, flags and types are read as data: nothing is evaluated."""
     config, left_out = parse_config(written(tmp_path, SAVED))
-    assert (config.train.precision, config.train.compile) == ("bf16", False)
+    assert (config.train.precision, config.train.execution) == ("bf16", "eager")
     assert (config.train.feature_loss, config.train.learning_rate) == ("triplet", 2e-4)
     weights = config.weights
     assert (weights.pose, weights.rendered) == (1.0, 1.0)
@@ -89,7 +89,7 @@ def test_every_spelling_of_a_line_is_read(tmp_path: Path, line: str) -> None:
 def test_lone_key_means_true_and_the_last_of_two_lines_holds(tmp_path: Path) -> None:
     """As configargparse reads them."""
     config, _ = parse_config(written(tmp_path, "epochs=3\ncompile_model\nepochs=4\n"))
-    assert config.train.compile
+    assert config.train.execution == "compiled"
     assert config.train.epochs == 4
 
 

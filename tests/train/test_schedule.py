@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rap.config import Schedule
-from rap.train.schedule import FINAL_FACTOR, learning_rate_factor, update_average
+from rap.train.schedule import (
+    FINAL_FACTOR,
+    average_weight,
+    learning_rate_factor,
+    update_average,
+)
 
 
 @given(st.integers(1, 500))
@@ -42,7 +47,7 @@ def test_average_follows_weights_and_statistics() -> None:
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.add_(1)
     before = linear.weight.clone()
-    update_average(average, model, decay=0.9, step=10**6)
+    update_average(average, model, torch.tensor(average_weight(decay=0.9, step=10**6)))
     torch.testing.assert_close(linear.weight, before + 0.1)
     torch.testing.assert_close(norm.running_mean, torch.full((3,), 0.1))
     assert norm.num_batches_tracked.item() == 1
@@ -53,5 +58,5 @@ def test_average_forgets_the_random_start() -> None:
     model, average = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     nn.init.zeros_(average.weight)
-    update_average(average, model, decay=0.999, step=0)
+    update_average(average, model, torch.tensor(average_weight(decay=0.999, step=0)))
     assert average.weight.item() == pytest.approx(0.9)

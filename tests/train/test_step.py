@@ -11,7 +11,14 @@ from rap.config import Config, FeatureLoss, LossWeights, Precision
 from rap.model.regressor import build_regressor
 from rap.train import step
 from rap.train.batches import Batch
-from rap.train.step import Learner, build_learner, loss_terms, optimise, train_discriminator
+from rap.train.step import (
+    Learner,
+    build_learner,
+    loss_terms,
+    micro_batches,
+    optimise,
+    train_discriminator,
+)
 
 TERMS = ["pose", "rendered", "view", "feature", "adversarial"]
 CPU = torch.device("cpu")
@@ -205,3 +212,59 @@ def test_every_precision_trains_on_its_device(
     for _ in range(20):
         last = optimise(learner, batch, config, 1.0)
     assert last["pose"] < first["pose"]
+
+
+@pytest.mark.parametrize("terms", [("pose", "rendered", "view"), ("pose", "rendered", "feature")])
+def test_micro_batches_change_nothing_where_images_are_independent(
+    tiny_config: Config, terms: tuple[str, ...]
+) -> None:
+    """With frozen statistics, pose terms and `mse` have the gradients of the whole batch."""
+    config = only(tiny_config, **dict.fromkeys(terms, 1.0))
+    config = replace(config, train=replace(config.train, feature_loss="mse", batch_size=8))
+    split = replace(config, train=replace(config.train, micro_batches=4))
+    batch, learners = eight_images(), []
+    for chosen in (config, split):
+        learner = learner_for(chosen)
+        learner.regressor.train().apply(_frozen)
+        learners.append(learner)
+    values = [
+        optimise(learner, batch, chosen, 1.0)
+        for learner, chosen in zip(learners, (config, split), strict=True)
+    ]
+    for name, value in values[0].items():
+        torch.testing.assert_close(values[1][name], value)
+    pairs = zip(*(learner.regressor.parameters() for learner in learners), strict=True)
+    for whole, parts in pairs:
+        assert (whole.grad is None) == (parts.grad is None)
+        if whole.grad is not None:
+            torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-3, atol=1e-4)
+
+
+def _frozen(module: torch.nn.Module) -> None:
+    if isinstance(module, torch.nn.BatchNorm2d):
+        module.eval()
+
+
+def test_micro_batches_hold_photographs_with_their_own_renderings() -> None:
+    """Every image is in one part, beside its rendering and its views."""
+    number = torch.arange(8.0)
+    images = torch.cat([number, 100 + number, 200 + number.repeat_interleave(2)])
+    poses = torch.eye(4).repeat(32, 1, 1)
+    poses[:, 0, 3] = images
+    batch = Batch(images[:, None, None, None].expand(-1, 3, 1, 1), poses,
+                  {"pose": 8, "rendered": 8, "view": 16})  # fmt: skip
+    parts = list(micro_batches(batch, 4))
+    assert [part.sizes for part in parts] == [{"pose": 2, "rendered": 2, "view": 4}] * 4
+    assert parts[1].images[:, 0, 0, 0].tolist() == [2, 3, 102, 103, 202, 202, 203, 203]
+    assert torch.equal(parts[1].world_from_camera[:, 0, 3], parts[1].images[:, 0, 0, 0])
+
+
+def test_the_discriminator_steps_once_for_all_micro_batches(tiny_config: Config) -> None:
+    """Its gradients add up to those of the whole batch."""
+    config = only(tiny_config, adversarial=1.0)
+    config = replace(config, train=replace(config.train, micro_batches=4))
+    learner = learner_for(config)
+    assert learner.discriminator_optimizer is not None
+    optimise(learner, eight_images(), config, 1.0)
+    states = learner.discriminator_optimizer.state.values()
+    assert {float(state["step"]) for state in states} == {1.0}

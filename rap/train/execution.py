@@ -1,0 +1,207 @@
+"""How a step is run: as it is written, compiled, or recorded once and replayed as one CUDA graph.
+
+Every way runs `step.step`, the plain twin. A compiler and a recording need trial runs; they change
+nothing, because all state is put back afterwards. What does not work here is left out, with a line.
+
+Batches of one shape are expected (`epoch_indices` fills the last one up). Another shape, such as a
+larger image size later in a run, is recorded anew.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rap import log
+from rap.config import Config
+from rap.model.regressor import Regressor
+from rap.train.batches import Batch
+from rap.train.step import Comparison, Learner, Terms, compare, optimise, set_controls, step
+
+NUM_TRIALS = 3
+"""Steps before a recording: libraries choose kernels and take workspaces, autograd sets up."""
+NUM_VARIANTS = 64
+"""Of one function: each block of the trunk is another one to the compiler, which stops at 8."""
+
+
+class Runner:
+    """Runs steps of one learner as `train.execution` asks, or as near to it as works here."""
+
+    def __init__(self, learner: Learner, config: Config, device: torch.device) -> None:
+        self._learner, self._config, self._device = learner, config, device
+        self._compile = config.train.execution != "eager"
+        self._record = config.train.execution == "graphed"
+        self._recording: Recording | None = None
+        if self._record and (reason := _why_not_recorded(config, device)):
+            self._record = False
+            # A processor has no launches to save, and compiling takes minutes of a short run.
+            self._compile = self._compile and device.type == "cuda"
+            log.info(f"train.execution = 'graphed': {reason}, so steps run {self.runs}")
+
+    @property
+    def runs(self) -> str:
+        """How steps are run now: the settings' word, after what had to be left out."""
+        if self._record:
+            return "graphed" if self._compile else "graphed without a compiler"
+        return "compiled" if self._compile else "eager"
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the learner has taken, in this run and before it was resumed."""
+        return self._learner.num_steps
+
+    @property
+    def num_replays(self) -> int:
+        """Steps that the present recording has run."""
+        return 0 if self._recording is None else self._recording.num_replays
+
+    def __call__(self, batch: Batch, lr_factor: float) -> Terms:
+        """One step; returns its detached terms on the device."""
+        if self._compile and self._learner.compare is compare:
+            self._try_compiler(batch)
+        if self._record and (self._recording is None or not self._recording.fits(batch)):
+            self._try_recording(batch)
+        if self._recording is None:
+            return optimise(self._learner, batch, self._config, lr_factor)
+        set_controls(self._learner, self._config, lr_factor)
+        return self._recording.replay(batch)
+
+    def _try_compiler(self, batch: Batch) -> None:
+        self._learner.compare = compiled_compare(self._learner.regressor)
+        try:
+            with kept_state(self._learner, self._device), many_variants():
+                step(self._learner, batch, self._config)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._learner.compare = compare
+            self._compile = False
+            log.warn(f"torch.compile failed, so steps run {self.runs}: {_first_line(error)}")
+
+    def _try_recording(self, batch: Batch) -> None:
+        self._recording = None  # frees its memory first
+        try:
+            with kept_state(self._learner, self._device):
+                self._recording = Recording(self._learner, batch, self._config)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._record = False
+            log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {_first_line(error)}")
+
+
+def compiled_compare(_regressor: Regressor) -> Comparison:
+    """Network and losses, forward and backward, compiled for one shape as one graph."""
+    return torch.compile(compare, dynamic=False, fullgraph=True)
+
+
+class Recording:
+    """A CUDA graph of one whole step, with memory of its own for batch and terms.
+
+    Random numbers come from the default generator, whose seed and offset are told to the graph at
+    each replay: seeding it works as for a plain step. Augmentation has a generator of its own
+    and happens before, on the batch.
+    """
+
+    def __init__(self, learner: Learner, batch: Batch, config: Config) -> None:
+        channels_last = config.train.channels_last
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._batch = replace(
+            batch, images=batch.images.clone(memory_format=layout),
+            world_from_camera=batch.world_from_camera.clone(),
+        )  # fmt: skip
+        self.num_replays = 0
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(NUM_TRIALS):
+                step(learner, self._batch, config)
+            # Gradients of the recording lie in its memory, so none may exist when it begins.
+            learner.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.current_stream().wait_stream(stream)
+        # Other threads may copy a checkpoint meanwhile.
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            terms = step(learner, self._batch, config)
+            self._names, self._values = list(terms), torch.stack(list(terms.values()))
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether the batch has the recorded sizes."""
+        return batch.sizes == self._batch.sizes and batch.images.shape == self._batch.images.shape
+
+    def replay(self, batch: Batch) -> Terms:
+        """The recorded step on another batch; the terms are a copy that later steps leave alone."""
+        self._batch.images.copy_(batch.images)
+        self._batch.world_from_camera.copy_(batch.world_from_camera)
+        self._graph.replay()
+        self.num_replays += 1
+        return dict(zip(self._names, self._values.clone().unbind(), strict=True))
+
+
+@contextmanager
+def kept_state(learner: Learner, device: torch.device) -> Iterator[None]:
+    """Steps inside change nothing: weights, statistics, optimisers and random state are put back.
+
+    Optimisers' moments that did not exist before remain, as zeros: what a first step starts from.
+    """
+    before = [(tensor, tensor.detach().clone()) for tensor in _state(learner)]
+    scaler = copy.deepcopy(learner.scaler.state_dict())
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            learner.optimizer.zero_grad(set_to_none=True)
+            _put_back(before, _state(learner))
+            if scaler:
+                learner.scaler.load_state_dict(scaler)
+
+
+@torch.no_grad()
+def _put_back(before: list[tuple[Tensor, Tensor]], now: list[Tensor]) -> None:
+    known = {id(tensor) for tensor, _ in before}
+    for tensor, value in before:
+        tensor.copy_(value)
+    for tensor in now:
+        if id(tensor) not in known:
+            tensor.zero_()
+
+
+def _state(learner: Learner) -> list[Tensor]:
+    """Every tensor that a step changes and the next one reads."""
+    networks = (learner.regressor, learner.pose_loss, learner.average, learner.discriminator)
+    optimizers = (learner.optimizer, learner.discriminator_optimizer)
+    of_networks = (
+        itertools.chain(network.parameters(), network.buffers())
+        for network in networks if network is not None
+    )  # fmt: skip
+    of_optimizers = (
+        state.values() for optimizer in optimizers if optimizer is not None
+        for state in optimizer.state.values()
+    )  # fmt: skip
+    found = itertools.chain(*of_networks, *of_optimizers)
+    return [value for value in found if isinstance(value, Tensor)]
+
+
+@contextmanager
+def many_variants() -> Iterator[None]:
+    """Let the compiler make a variant of a function for each module that shares it."""
+    with torch._dynamo.config.patch(recompile_limit=NUM_VARIANTS):
+        yield
+
+
+def _why_not_recorded(config: Config, device: torch.device) -> str:
+    """Why a step cannot be recorded here; empty where it can."""
+    if device.type != "cuda":
+        return f"there are no CUDA graphs on {device}"
+    if config.train.precision == "fp16":
+        return "the gradient scaler of fp16 needs the host"
+    return ""
+
+
+def _first_line(error: RuntimeError) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
