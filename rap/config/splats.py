@@ -106,6 +106,10 @@ class ViewsConfig:
     """A view with a higher BRISQUE score (0 clean, 100 bad) is rejected; 0: not scored."""
     max_attempts: int = 10
     """Redraws of a rejected view; then the best attempt is kept and counted."""
+    appearance_scale: float = 2.0
+    """Strongest light of a view, if the splat knows of light: 1 as photographed; 0: all mean."""
+    appearance_jitter: float = 0.1
+    """Random change of a view's appearance code, relative to the photographs' spread."""
     render_height: int | None = None
     """Draw at this height, then shrink to the network's image; none: draw at its size directly."""
     render_batch: int | None = None
@@ -134,5 +138,6 @@ class ViewsConfig:
         if self.sh_degree is not None:
             in_range(self, "views", 0, 3, "sh_degree")
         at_least(self, "views", 0, "bounds_margin_m", "max_brisque")
+        at_least(self, "views", 0, "appearance_scale", "appearance_jitter")
         in_range(self, "views", 0, 1, "min_coverage")
         at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
