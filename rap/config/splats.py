@@ -60,6 +60,8 @@ class FitConfig:
     """Share of the renderings in which a photograph is shown in the mean appearance."""
     noise_lr: float = 5e5
     """Strength of MCMC's exploration noise."""
+    noise_every: int = 1
+    """Steps between draws of the noise, each as strong as all that it stands for."""
     refine_every: int = 100
     """Steps between refinements."""
     refine_start: float = 0.1
@@ -75,7 +77,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
-        at_least(self, "fit", 1, "initial_points", "refine_every")
+        at_least(self, "fit", 1, "initial_points", "refine_every", "noise_every")
         at_least(self, "fit", 16, "height")
         at_least(self, "fit", 0, "depth_weight", "depth_points")
         at_least(self, "fit", 1, "finetune_iterations")

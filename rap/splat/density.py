@@ -125,18 +125,17 @@ def explore(parameters: Parameters, strength: float, generator: torch.Generator)
     opacities = parameters["opacity_logits"].sigmoid()
     gate = torch.sigmoid(_GATE_STEEPNESS * (_GATE_OPACITY - opacities))
     noise = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
-    # |q|² times the rotation, as one product; the covariance has it twice
-    products = (quats[:, :, None] * quats[:, None]).flatten(1)
-    rotation = (products @ _rotation_from_products(means.device)).unflatten(1, (3, 3))
-    size = (quats * quats).sum(1)
+    # |q|² times the rotation, and |q|², as one product; the covariance has the rotation twice
+    products = (quats[:, :, None] * quats[:, None]).flatten(1) @ _from_products(means.device)
+    rotation, size = products[:, :9].unflatten(1, (3, 3)), products[:, 9]
     local = (rotation * noise[:, :, None]).sum(1) * (2 * parameters["log_scales"]).exp()
     shift = (rotation * local[:, None]).sum(2)
     means.addcmul_(shift, (gate / (size * size))[:, None], value=strength)
 
 
 @cache
-def _rotation_from_products(device: torch.device) -> Float[Tensor, "16 9"]:
-    """By which the products of a quaternion's numbers, wxyz, make |q|² times its rotation."""
+def _from_products(device: torch.device) -> Float[Tensor, "16 10"]:
+    """Which products of a quaternion's numbers, wxyz, make |q|² times its rotation, and |q|²."""
     w, x, y, z = range(4)
     entries = (
         ((w, w, 1), (x, x, 1), (y, y, -1), (z, z, -1)),
@@ -148,8 +147,9 @@ def _rotation_from_products(device: torch.device) -> Float[Tensor, "16 9"]:
         ((x, z, 2), (w, y, -2)),
         ((y, z, 2), (w, x, 2)),
         ((w, w, 1), (x, x, -1), (y, y, -1), (z, z, 1)),
+        ((w, w, 1), (x, x, 1), (y, y, 1), (z, z, 1)),
     )
-    table = torch.zeros(16, 9)
+    table = torch.zeros(16, len(entries))
     for column, terms in enumerate(entries):
         for first, second, factor in terms:
             table[4 * first + second, column] = factor

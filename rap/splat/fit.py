@@ -6,6 +6,7 @@ many Gaussians there are is decided by `density.py` (MCMC) or `classic.py`.
 
 import time
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -32,6 +33,7 @@ from rap.splat.prune import best, contributions
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
 from rap.splat.trained_colors import trained_colors
+from rap.splat.update import update
 
 __all__ = ["Course", "FitError", "Saving", "begin", "fit", "step"]
 
@@ -166,8 +168,7 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     )
     terms = objective(gaussians, rendering, targets, chosen, config)
     torch.autograd.backward(list(terms.values()), [course.weights[name] for name in terms])
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    update(state.optimizer)
     if probe is not None and probe.grad is not None and state.statistics is not None:
         classic.observe(state.statistics, probe.grad, course.camera)
     _change_density(state, course, means_lr)
@@ -197,7 +198,10 @@ def _prune(state: FitState, course: Course) -> None:
 
 
 def _change_density(state: FitState, course: Course, means_lr: float) -> None:
-    """Refine when it is time, and let MCMC's noise move the means."""
+    """Refine when it is time, and until the last time let MCMC's noise move the means.
+
+    After that nothing that the noise could find would come alive again.
+    """
     config, parameters, optimizer = course.config, state.parameters, state.optimizer
     done = state.iteration / config.iterations
     in_phase = config.refine_start < done < config.refine_stop
@@ -206,7 +210,9 @@ def _change_density(state: FitState, course: Course, means_lr: float) -> None:
         if due:
             density.relocate(parameters, optimizer, state.generator)
             density.grow(parameters, optimizer, config.max_gaussians, state.generator)
-        density.explore(parameters, means_lr * config.noise_lr, state.generator)
+        if done < config.refine_stop and state.iteration % config.noise_every == 0:
+            strength = means_lr * config.noise_lr * sqrt(config.noise_every)
+            density.explore(parameters, strength, state.generator)
         return
     schedule = (state.iteration, config.iterations, config.refine_every)
     if due:
