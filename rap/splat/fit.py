@@ -88,7 +88,7 @@ def fit(
     course, state = begin(targets, poses, camera, points, config, device)
     mark = ""
     if saving is not None:
-        mark = fingerprint(images, poses, camera, points, config)
+        mark = fingerprint(targets, poses, camera, points, config)
         if saving.resume:
             load_state(saving.state, state, mark)
     with log.progress("fit", len(course.order), "step") as tick:

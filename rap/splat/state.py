@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from rap.splat.classic import Statistics
 from rap.splat.density import Parameters
 from rap.splat.initial import FitError
 from rap.splat.light import Light
+from rap.splat.objective import Targets
 
 VERSION = "1"
 _DIGEST_STEP_PX = 8
@@ -61,16 +62,18 @@ class FitState:
 
 
 def fingerprint(
-    images: UInt8[Tensor, "n 3 h w"],
+    targets: Targets,
     poses: Float[Tensor, "n 4 4"],
     camera: Camera,
     points: Points,
     config: FitConfig,
 ) -> str:
-    """A hash of what must not change before a fit goes on; of the images, every 64th pixel."""
-    digest = hashlib.sha256(f"{config}{camera}{tuple(images.shape)}".encode())
-    sample = images[..., ::_DIGEST_STEP_PX, ::_DIGEST_STEP_PX]
-    for tensor in (sample, poses, points.xyz, points.rgb):
+    """A hash of what must not change before a fit goes on; of pictures, every 64th pixel."""
+    digest = hashlib.sha256(f"{config}{camera}{tuple(targets.images.shape)}".encode())
+    pictures = (targets.images, targets.depths, targets.masks)
+    step = _DIGEST_STEP_PX
+    samples = [stack[..., ::step, ::step] for stack in pictures if stack is not None]
+    for tensor in (*samples, poses, points.xyz, points.rgb):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
