@@ -15,11 +15,11 @@ from benchmarks.harness.compare import Comparison
 class Display:
     """A live table on a terminal; elsewhere one line per block."""
 
-    def __init__(self, stream: TextIO, title: str) -> None:
+    def __init__(self, stream: TextIO, title: str, num_known: int = 0) -> None:
         self._console = Console(file=stream)
         self._title = title
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._told = 0
+        self._told = num_known
         if self._console.is_terminal:
             self._live.start()
 

@@ -54,15 +54,15 @@ class Launcher:
     """Compiled kernels of this arm: warm after its first process, never the other arm's."""
     faults: str = ""
 
-    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
-        """Measure in a fresh process, the benchmarks in the order of a seed."""
+    def measure(self, ids: Sequence[str] | None, order: int | None) -> Ran:
+        """Measure in a fresh process, in the order of a seed; without one, in that of the files."""
         return self._run(ids, order, ("--benchmark-only",))
 
     def count(self, ids: Sequence[str] | None) -> Ran:
         """Count instead of timing; it also fills the caches before the first time is taken."""
-        return self._run(ids, 0, ("--benchmark-count",))
+        return self._run(ids, None, ("--benchmark-count",))
 
-    def _run(self, ids: Sequence[str] | None, order: int, mode: Sequence[str]) -> Ran:
+    def _run(self, ids: Sequence[str] | None, order: int | None, mode: Sequence[str]) -> Ran:
         wanted = None if ids is None else tuple(ids)
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
             output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
@@ -70,7 +70,7 @@ class Launcher:
             variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
             command = [
                 self.python, "-m", "pytest", "benchmarks", *mode, *QUIET, *self.arguments,
-                "--benchmark-order", str(order),
+                *(() if order is None else ("--benchmark-order", str(order))),
             ]  # fmt: skip
             code, text = run_process(command, self.arm.root, self._environment(order, variables))
             tail = "\n".join(text.splitlines()[-TAIL_LINES:])
@@ -94,7 +94,7 @@ class Launcher:
                 f"the arm's is {self.arm.digest}"
             )
 
-    def _environment(self, order: int, variables: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, order: int | None, variables: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         if "PYTHONPATH" in kept:  # relative entries mean the folder in which they were typed
             paths = [str(Path(path).resolve()) for path in kept["PYTHONPATH"].split(os.pathsep)]
@@ -103,7 +103,7 @@ class Launcher:
             kept[faults.VARIABLE] = self.faults
         return {
             **kept, **variables,
-            "PYTHONHASHSEED": str(order),
+            "PYTHONHASHSEED": str(order or 0),
             "BENCHMARK_COMMIT": self.arm.commit,
             "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),
             "TRITON_CACHE_DIR": str(self.cache / "triton"),

@@ -63,13 +63,15 @@ class Trees:
     head: Source
     judge: Path
     notes: tuple[str, ...] = ()
+    policy: Policy | None = None
+    """Another policy than the judge's own file."""
 
 
 def compare_trees(
     root: Path, trees: Trees, options: Options, scratch: Path, command: str, stream: TextIO
 ) -> tuple[Report, Path]:
     """Compare; the report, and the folder that holds its records. KeyboardInterrupt is reported."""
-    policy = narrowed(read_policy(trees.judge / POLICY), options.metrics)
+    policy = narrowed(trees.policy or read_policy(trees.judge / POLICY), options.metrics)
     arms = {
         "base": compose(trees.base, trees.judge, scratch / "base"),
         "head": compose(trees.head, trees.judge, scratch / "head"),
@@ -83,7 +85,8 @@ def compare_trees(
         ),
         seed, options.ids, options.on_gpu,
     )  # fmt: skip
-    display = Display(stream, f"{arms['head'].label} against {arms['base'].label}")
+    title = f"{arms['head'].label} against {arms['base'].label}"
+    display = Display(stream, title, len(blocks))
     start = time.monotonic()
     try:
         comparison, ended = versus.run(file, blocks, options.budget_s, display.show)
@@ -103,15 +106,19 @@ def _launchers(
     root: Path, trees: Trees, arms: dict[str, Arm], options: Options
 ) -> dict[Side, Processes]:
     sources = {"base": trees.base, "head": trees.head}
-    environments = root / STORE / "environments"
-    launchers: dict[Side, Processes] = {}
-    for side in SIDES:
-        python = interpreter(sources[side].folder, root, environments, on_gpu=options.on_gpu)
-        cache = root / STORE / "compiled" / f"{arms[side].digest}-{side}"
-        injected = options.faults if side == "head" else ""
-        launchers[side] = Launcher(arms[side], python, options.selection, cache, injected)
-    _prune(root / STORE / "compiled")
-    return launchers
+    return {side: launcher_of(root, sources[side], arms[side], side, options) for side in SIDES}
+
+
+def launcher_of(root: Path, source: Source, arm: Arm, side: Side, options: Options) -> Launcher:
+    """What starts the processes of one arm: its interpreter, its caches, its faults."""
+    environments, compiled = root / STORE / "environments", root / STORE / "compiled"
+    python = interpreter(source.folder, root, environments, on_gpu=options.on_gpu)
+    cache = compiled / f"{arm.digest}-{side}"
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.touch()
+    _prune(compiled)
+    injected = options.faults if side == "head" else ""
+    return Launcher(arm, python, options.selection, cache, injected)
 
 
 def _prune(folder: Path) -> None:
@@ -154,6 +161,8 @@ def _header(arms: dict[str, Arm], options: Options) -> dict[str, object]:
         "metrics": list(options.metrics),
         "faults": options.faults,
         "ids": None if options.ids is None else list(options.ids),
+        "screened": list(options.screened),
+        "num_gated": options.num_gated,
     }
 
 

@@ -21,7 +21,9 @@ from benchmarks.harness.subject import PACKAGE, digest_of
 JUDGED = ("benchmarks", "conftest.py", "pyproject.toml")
 """What the judge brings; the package is the arm's."""
 PREFIX = "benchmarks-ab-"
-SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", "baselines", ".benchmarks")
+SKIPPED = ("__pycache__", "*.pyc", ".benchmarks")
+BASELINES = "baselines"
+"""Stored numbers are no business of an arm, which only measures."""
 
 
 class TreeError(ValueError):
@@ -118,7 +120,7 @@ def compose(code: Source, judge: Path, folder: Path) -> Arm:
     folder.mkdir(parents=True)
     _copy(code.folder / PACKAGE, folder / PACKAGE)
     for name in JUDGED:
-        _copy(judge / name, folder / name)
+        _copy(judge / name, folder / name, BASELINES)
     return Arm(folder, code.label, code.commit, digest_of(folder / PACKAGE))
 
 
@@ -145,6 +147,7 @@ def extract(root: Path, commit: str, folder: Path) -> None:
             archive.extractall(folder, wanted, filter="data")
         except tarfile.TarError as error:
             raise TreeError(f"commit {commit} cannot be extracted: {error}") from error
+    (folder / STAMP).write_text(f"{commit[:12]}\n", encoding="utf-8")
 
 
 def _require_package(folder: Path, what: str) -> None:
@@ -152,9 +155,9 @@ def _require_package(folder: Path, what: str) -> None:
         raise TreeError(f"{what} has no {PACKAGE}/: there is nothing to measure")
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *skipped: str) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=SKIPPED)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*SKIPPED, *skipped))
     elif source.exists():
         shutil.copy2(source, target)
 

@@ -91,7 +91,8 @@ class Versus:
             tails = "\n".join(f"{side}: {ran[side].tail}" for side in SIDES)
             raise ArmError(f"neither arm could be measured\n{tails}")
         sessions = {
-            side: _counted(_complete(ran[side], ids, machine), counts.get(side)) for side in SIDES
+            side: with_counts(_complete(ran[side], ids, machine), counts.get(side))
+            for side in SIDES
         }
         problems: dict[str, str] = {
             side: ran[side].tail for side in SIDES if ran[side].code not in (0, 1)
@@ -120,7 +121,7 @@ def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:
     return replace(session, records=(*session.records, *lost))
 
 
-def _counted(session: Session, counts: Session | None) -> Session:
+def with_counts(session: Session, counts: Session | None) -> Session:
     """The session with the exact counts that another process of the same arm has taken."""
     if counts is None:
         return session

@@ -87,14 +87,14 @@ class ToyTree:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def make_toy_tree(root: Path, *, harness: bool = True) -> ToyTree:
+def make_toy_tree(root: Path, *, harness: bool = True, policy: str = POLICY) -> ToyTree:
     """A committed toy repository, with our harness in it if processes are to be started."""
     toy = ToyTree(root)
     toy.write("rap/__init__.py", PACKAGE)
     toy.write("conftest.py", CONFTEST)
     toy.write("benchmarks/__init__.py", "")
     toy.write("benchmarks/bench_toy.py", BENCHMARKS)
-    toy.write("benchmarks/policy.toml", POLICY)
+    toy.write("benchmarks/policy.toml", policy)
     toy.write(".gitignore", "__pycache__/\n.benchmarks/\n")
     shutil.copy(ROOT / "pyproject.toml", root)
     if harness:

@@ -17,6 +17,7 @@ class UsageError(ValueError):
 
 def table() -> tuple[Callable[[Subparsers], None], ...]:
     """How each command adds itself, in the order in which the help lists them."""
-    from benchmarks.harness.commands import ab, baseline, calibrate, doctor, export, report
+    from benchmarks.harness.commands import ab, baseline, calibrate, doctor, export, gate, report
 
-    return (ab.add, baseline.add, calibrate.add, doctor.add, export.add, report.add)
+    modules = (ab, baseline, calibrate, doctor, export, gate, report)
+    return tuple(module.add for module in modules)

@@ -148,9 +148,14 @@ def _words(arguments: Namespace) -> list[str]:
     words = ["ab", *([arguments.base] if arguments.base else [])]
     words += ["--patch", str(arguments.patch)] if arguments.patch else []
     words += ["--aa"] if arguments.aa else []
-    words += ["-k", arguments.keyword] if arguments.keyword else []
     for name in arguments.metric:
         words += ["--metric", name]
+    return [*words, *selection_words(arguments)]
+
+
+def selection_words(arguments: Namespace) -> list[str]:
+    """The options of `add_selection` again, but for the budget."""
+    words = ["-k", arguments.keyword] if arguments.keyword else []
     words += ["--full"] if arguments.full else []
     for option, default in (("scene", "room"), ("device", "auto")):
         value = getattr(arguments, option)

@@ -1,0 +1,184 @@
+"""`python -m benchmarks gate --base REF`: the stored baseline screens, pairs decide.
+
+Policy, baselines and harness are the base's, so that a change cannot loosen its own gate: where the
+base's harness is another one, that one takes over.
+"""
+
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.harness.abreport import Report, lines
+from benchmarks.harness.baseline import LOCAL, Baseline, locate, read_baseline
+from benchmarks.harness.commands import Subparsers
+from benchmarks.harness.commands.ab import (
+    INTERRUPTED,
+    add_selection,
+    coloured,
+    options_of,
+    selection_words,
+)
+from benchmarks.harness.compare import Compared, Comparison
+from benchmarks.harness.handover import Evidence, write_evidence
+from benchmarks.harness.judge import APPROVAL, HARNESS, OWN_GATE, Judge, compose_judge
+from benchmarks.harness.policy import Policy
+from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, terminable
+from benchmarks.harness.record import Session
+from benchmarks.harness.runs import (
+    STORE,
+    Options,
+    Trees,
+    compare_trees,
+    launcher_of,
+    narrowed,
+    repeat_command,
+    store,
+)
+from benchmarks.harness.screen import Screened, screen
+from benchmarks.harness.subject import digest_of
+from benchmarks.harness.trees import Arm, Source, compose, named_tree, scratch, working_tree
+from benchmarks.harness.verdict import CODES, SEVERITY, Code
+from benchmarks.harness.versus import Ended, with_counts
+
+
+def add(subparsers: Subparsers) -> None:
+    """The command line of `gate`."""
+    parser = subparsers.add_parser(
+        "gate", help="the working tree against its base: screened by the baseline, then in pairs"
+    )
+    parser.add_argument(
+        "--base", required=True, metavar="REF", help="commit or exported folder to merge into"
+    )
+    parser.add_argument(
+        "--head", type=Path, metavar="FOLDER",
+        help="the tree that is judged, where this is the judge's; default: the working tree",
+    )  # fmt: skip
+    add_selection(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Screen, pair what is suspect, judge; the exit code of the verdict."""
+    options = options_of(arguments)
+    with terminable(), scratch() as folder:
+        base = named_tree(arguments.root, arguments.base, folder / "base-source")
+        home = arguments.root if arguments.head is None else arguments.head.resolve()
+        if _is_judged_elsewhere(base.folder, arguments.root):
+            return _let_base_judge(base, home, arguments)
+        head = working_tree(home)
+        judge = compose_judge(base, head, folder / "judge")
+        if not (base.folder / OWN_GATE).is_file():
+            text = f"the base has no gate of its own: judged by the head's harness; {APPROVAL}"
+            judge = replace(judge, notes=(*judge.notes, text))
+        report, kept = Gate(home, base, head, judge, options, folder).run()
+    for line in lines(report):
+        sys.stdout.write(f"{coloured(line)}\n")
+    sys.stdout.write(f"records and results: {kept}\n")
+    return INTERRUPTED if report.ended is Ended.INTERRUPTED else report.code.value
+
+
+def _is_judged_elsewhere(base: Path, here: Path) -> bool:
+    return (base / OWN_GATE).is_file() and digest_of(base / HARNESS) != digest_of(here / HARNESS)
+
+
+def _let_base_judge(base: Source, head: Path, arguments: Namespace) -> int:
+    """The same command by the base's own code, in the base's tree."""
+    command = [
+        sys.executable, "-m", "benchmarks", "gate", "--base", str(base.folder), "--head", str(head),
+        "--budget", f"{arguments.budget:.0f}s", *selection_words(arguments),
+    ]  # fmt: skip
+    sys.stderr.write(f"judged by the harness of {base.label} ({base.commit})\n")
+    process = subprocess.Popen(command, cwd=base.folder)
+    try:
+        return process.wait()
+    finally:
+        process.terminate()  # so that it removes its trees, too
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One judgement of a head against its base."""
+
+    home: Path
+    """Where records go."""
+    base: Source
+    head: Source
+    judge: Judge
+    options: Options
+    folder: Path
+
+    def run(self) -> tuple[Report, Path]:
+        """The report and where it is kept."""
+        start = time.monotonic()
+        arm = compose(self.head, self.judge.folder, self.folder / "screen")
+        policy = narrowed(self.judge.policy, ())
+        session = self._pass(arm)
+        baseline, path = self._baseline(session)
+        selected = "-k" in self.options.selection
+        found = screen(session, baseline, policy, selected=selected)
+        against = f"screened against {path}" if baseline else f"no baseline at {path}"
+        paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
+        notes = (*self.judge.notes, f"{against}: {paired}")
+        if not found.ids or baseline is None:
+            judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated))
+            report = Report(
+                judged, replace(arm, label=self.base.label, commit=self.base.commit), arm, policy,
+                session.machine.describe(), Ended.DECIDED, time.monotonic() - start, 0, "", notes,
+            )  # fmt: skip
+            kept = self.home / STORE / "gate" / f"{self.head.commit}"
+        else:
+            report, kept = self._pairs(found, policy, start, notes)
+        store(report, kept)
+        write_evidence(kept / "screen.json", Evidence(session, (), (), required=True))
+        return report, kept
+
+    def _pass(self, arm: Arm) -> Session:
+        """The whole suite over the head once, in the order in which baselines are recorded."""
+        sys.stderr.write("screening: one pass over the suite\n")
+        launcher = launcher_of(self.home, self.head, arm, "head", self.options)
+        counts = launcher.count(None).session if self.options.on_gpu else None
+        ran = launcher.measure(None, None)
+        if ran.code == NOTHING_SELECTED:
+            raise ArmError("the selection (-k) holds no benchmark")
+        if ran.session is None:
+            raise ArmError(f"the head could not be measured (exit code {ran.code})\n{ran.tail}")
+        return with_counts(ran.session, counts)
+
+    def _baseline(self, session: Session) -> tuple[Baseline | None, Path]:
+        """The base's committed baseline of this machine; else what this machine keeps itself."""
+        key, suite = session.machine.key, session.suite
+        path = locate(self.base.folder, key, suite)
+        if not path.exists():
+            path = locate(self.home, key, suite, self.home / LOCAL)
+        return read_baseline(path, key, suite), path
+
+    def _pairs(
+        self, found: Screened, policy: Policy, start: float, notes: tuple[str, ...]
+    ) -> tuple[Report, Path]:
+        spent = time.monotonic() - start
+        options = replace(
+            self.options, ids=found.ids, screened=found.suspects, num_gated=found.num_gated,
+            budget_s=self.options.budget_s - spent,
+        )  # fmt: skip
+        trees = Trees(self.base, self.head, self.judge.folder, notes, policy)
+        words = ["ab", self.base.label, "-k", " or ".join(_bare(name) for name in found.ids)]
+        command = repeat_command(words, resume=False)
+        report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
+        whole = _combined(found, report.comparison)
+        return replace(report, comparison=whole, seconds=report.seconds + spent), kept
+
+
+def _bare(name: str) -> str:
+    return name.partition("[")[0]
+
+
+def _combined(found: Screened, pairs: Comparison) -> Comparison:
+    """The screen's own findings and those of the pairs, under the gravest code."""
+    entries = (*map(Compared, found.findings), *pairs.entries)
+    codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES} | {pairs.code}
+    code = next((code for code in SEVERITY if code in codes), Code.PASS)
+    return replace(pairs, code=code, entries=entries)

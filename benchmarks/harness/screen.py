@@ -1,0 +1,105 @@
+"""The screen of the gate: one pass against the stored baseline says what must go on to pairs.
+
+A stored number is compared across sessions, so it only screens: whatever is not clearly fine is
+measured again beside the base commit, and only that can prove a slowdown. Coverage, right answers,
+exact memory and counters are decided here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.parameters import matches
+from benchmarks.harness.policy import Entry, MetricRule, Policy
+from benchmarks.harness.record import Record, Session
+from benchmarks.harness.rules import Finding, Status, machine_slower
+from benchmarks.harness.verdict import judge
+
+LOOSE = 0.01
+"""Slower than the stored number by more than this share is not clearly fine."""
+FINE = (Status.OK, Status.BETTER)
+FOR_PAIRS = (
+    Status.OK, Status.BETTER, Status.NEW, Status.NOT_PROVEN, Status.NOT_GATED, Status.SUSPECT,
+    Status.INVALID, Status.WORSE,
+)  # fmt: skip
+"""What the stored baseline may say about a time without deciding anything."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What one pass has decided, and what it leaves to pairs."""
+
+    findings: tuple[Finding, ...]
+    """Decided here: coverage, answers, memory, counters, times that cannot be."""
+    suspects: tuple[str, ...]
+    """Benchmarks with a time (or noisy memory) that is not clearly fine."""
+    paired: tuple[str, ...]
+    """Benchmarks that always go on to pairs: accuracies, over the same seeds in both arms."""
+    num_gated: int
+    """Gated times of the whole pass, which share the error budget."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Everything that is measured in pairs."""
+        return tuple(sorted({*self.suspects, *self.paired}))
+
+
+def screen(run: Session, baseline: Baseline | None, policy: Policy, *, selected: bool) -> Screened:
+    """Screen a pass of the head. With `selected` (-k) coverage is judged over what was run."""
+    stored = {} if baseline is None else baseline.records
+    expected = [name for name in stored if not selected or name in run.by_id()]
+    verdict = judge(run, baseline, policy, expected=expected, baseline_required=True)
+    kept: list[Finding] = [] if selected else [*_without_benchmark(run, policy)]
+    suspects: set[str] = set()
+    for finding in verdict.findings:
+        if finding.family == "accuracy" and finding.status is not Status.IMPOSSIBLE:
+            continue
+        noisy = finding.family == "time" and finding.status in FOR_PAIRS
+        if noisy or finding.status is Status.SUSPECT:
+            if finding.status not in FINE:
+                suspects.add(finding.id)
+        else:
+            kept.append(finding)
+    for record, entry in _gated(run, policy):
+        if any(_loose(record, stored.get(record.id), metric, rule)
+               for metric, rule in _times(record, entry, policy)):  # fmt: skip
+            suspects.add(record.id)
+    accuracies = {
+        record.id for record, entry in _gated(run, policy)
+        if any(policy.metrics[metric].family == "accuracy" for metric in entry.metrics)
+    }  # fmt: skip
+    suspects &= {record.id for record, _ in _gated(run, policy)}
+    num_gated = sum(len([*_times(record, e, policy)]) for record, e in _gated(run, policy))
+    return Screened(tuple(kept), tuple(sorted(suspects)), tuple(sorted(accuracies)), num_gated)
+
+
+def _gated(run: Session, policy: Policy) -> Iterator[tuple[Record, Entry]]:
+    for record in run.records:
+        entry = policy.entry(record.id)
+        if record.outcome == "passed" and entry is not None and entry.tier == "gate":
+            yield record, entry
+
+
+def _times(record: Record, entry: Entry, policy: Policy) -> Iterator[tuple[str, MetricRule]]:
+    for metric in entry.metrics:
+        if metric in record.metrics and policy.metrics[metric].family == "time":
+            yield metric, policy.metrics[metric]
+
+
+def _loose(now: Record, base: Record | None, metric: str, rule: MetricRule) -> bool:
+    """Whether a time is slower than the stored one by more than the loose screen allows."""
+    before = None if base is None else base.metrics.get(metric)
+    if base is None or not before:
+        return True
+    slower, _ = machine_slower(base.clock, base, now)
+    ratio = now.metrics[metric] / before
+    ratio = ratio if rule.better == "lower" else 1.0 / ratio if ratio > 0 else float("inf")
+    return not ratio / slower <= 1.0 + LOOSE
+
+
+def _without_benchmark(run: Session, policy: Policy) -> Iterator[Finding]:
+    """The gate demands the whole policy: an entry that nothing matches lost its benchmark."""
+    for entry in policy.entries:
+        if not any(matches(entry.name, record.id) for record in run.records):
+            text = "is in benchmarks/policy.toml, and no benchmark of that name was run"
+            yield Finding(entry.name, "", Status.MISSING, detail=text)

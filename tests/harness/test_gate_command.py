@@ -1,0 +1,189 @@
+"""`python -m benchmarks gate` over a toy repository, its processes played: who judges, and how."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.harness import runs
+from benchmarks.harness.baseline import COMMITTED, Baseline, write_baseline
+from benchmarks.harness.blocks import Side
+from benchmarks.harness.commands import gate
+from benchmarks.harness.runs import Options
+from benchmarks.harness.trees import Arm, Source
+from tests.harness.pairs_toys import MACHINE, ToyProcesses, toy
+from tests.harness.toy_trees import POLICY, ToyTree, make_toy_tree
+
+GATED = POLICY.replace('name = "*"', 'name = "spin"') + POLICY[POLICY.index("[[") :].replace(
+    '"*"', '"steady"'
+)
+
+
+@dataclass
+class Stage:
+    """A toy repository with a baseline, and processes that take as long as their package says."""
+
+    toy: ToyTree
+    log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
+    benchmarks: tuple[str, ...] = ("spin", "steady")
+    offset: float = 1.0
+    """How much slower this session is than the stored one."""
+
+    def gate(self, *arguments: str) -> int:
+        """The literal command against the first commit; its exit code."""
+        base = self.toy.git("rev-list", "--max-parents=0", "HEAD")
+        return main(["gate", "--base", base, "--device", "cpu", *arguments], self.toy.root)
+
+    def launcher(
+        self, _root: Path, _source: Source, arm: Arm, side: Side, _options: Options
+    ) -> ToyProcesses:
+        """Stands in for real processes."""
+        text = (arm.root / "rap" / "__init__.py").read_text(encoding="utf-8")
+        cost = {"spin": float(text.split()[2]), "steady": 0.01, "more": 0.01}
+        times = {name: self.offset * cost[name] for name in self.benchmarks}
+        return ToyProcesses(times, 0.001, random.Random(len(self.log)), self.log, side)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A base commit with its baseline, and nothing changed yet."""
+    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "toy").mkdir()
+    stored = [toy("spin", time_s=0.005), toy("steady", time_s=0.01)]
+    origins = {record.id: "abc, 2026-01-01" for record in stored}
+    path = tmp_path / "toy" / COMMITTED / MACHINE.key / "room.json"
+    write_baseline(path, Baseline(MACHINE, "room", {r.id: r for r in stored}, origins))
+    harness = tmp_path / "toy" / "benchmarks" / "harness" / "__init__.py"
+    harness.parent.mkdir()
+    harness.touch()
+    repository = make_toy_tree(tmp_path / "toy", harness=False, policy=GATED)
+    stage = Stage(repository)
+    monkeypatch.setattr(runs, "launcher_of", stage.launcher)
+    monkeypatch.setattr(gate, "launcher_of", stage.launcher)
+    return stage
+
+
+def test_unchanged_head_passes_by_the_screen(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pass, no pairs."""
+    assert stage.gate() == 0
+    assert "0 of 2 times went on to pairs" in capsys.readouterr().out
+    assert len(stage.log) == 1
+
+
+def test_slower_head_is_proven_by_pairs(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """The suspect alone goes on, eight blocks in which every one is fresh."""
+    stage.toy.cost(0.0053)
+    assert stage.gate() == 1
+    assert "spin time_s: slower by 6.0%" in capsys.readouterr().out
+    assert len(stage.log) == 1 + 2 * 8
+    assert {ids for _, ids, _ in stage.log[1:]} == {("spin",)}
+
+
+def test_slower_session_is_no_slower_code(stage: Stage) -> None:
+    """A stored baseline screens, a pair decides: 8 % between two boards of one model is nothing."""
+    stage.offset = 1.08
+    assert stage.gate() == 0
+    assert len(stage.log) == 1 + 2 * 8
+
+
+def test_lost_benchmark_is_coverage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the baseline and of the policy."""
+    stage.benchmarks = ("spin",)
+    assert stage.gate() == 12
+    assert "steady: MISSING" in capsys.readouterr().out
+
+
+def test_machine_without_baseline_is_environment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is paired: the gate says that it cannot screen."""
+    monkeypatch.setattr(gate, "locate", lambda *_: Path("/no/baseline.json"))
+    assert stage.gate() == 11
+    assert "no baseline" in capsys.readouterr().out
+    assert len(stage.log) == 1
+
+
+def test_head_cannot_loosen_its_own_gate(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither by its policy nor by its baseline; the report asks for an owner."""
+    stage.toy.cost(0.0053)
+    loose = GATED.replace(
+        'owner = "toys"', 'owner = "toys"\nsmallest_effect = 9.0\ntier="advisory"'
+    )
+    stage.toy.write("benchmarks/policy.toml", loose)
+    (path,) = (stage.toy.root / COMMITTED).rglob("room.json")
+    path.write_text(path.read_text(encoding="utf-8").replace("0.005", "0.5"), encoding="utf-8")
+    stage.toy.commit("loosened")
+    assert stage.gate() == 1
+    assert "policy.toml: judged by the base's" in capsys.readouterr().out
+
+
+def test_new_benchmark_comes_with_its_own_entry(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the base does not name the head may add; both arms run the head's benchmarks."""
+    stage.benchmarks = ("spin", "steady", "more")
+    stage.toy.write("benchmarks/bench_more.py", "# more")
+    assert stage.gate() == 12
+    assert "NO POLICY" in capsys.readouterr().out
+    entry = GATED[GATED.index("[[") :].partition('[[benchmark]]\nname = "steady"')[0]
+    stage.toy.write("benchmarks/policy.toml", GATED + entry.replace("spin", "more"))
+    assert stage.gate() == 0
+    printed = capsys.readouterr().out
+    assert "both arms run the benchmarks of the head (bench_more.py changed)" in printed
+    assert "an owner must approve" in printed
+
+
+def test_base_with_another_harness_judges_itself(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own gate takes over, in its own tree, with the same options."""
+    stage.toy.write("benchmarks/harness/commands/gate.py", "# the base's")
+    stage.toy.commit("a gate")
+    stage.toy.git("tag", "base")
+    stage.toy.write("benchmarks/harness/rules.py", "# the head's")
+    started: list[tuple[list[str], Path]] = []
+
+    class Process:
+        """Stands in for subprocess.Popen."""
+
+        def __init__(self, command: list[str], cwd: Path) -> None:
+            started.append((command, cwd))
+            assert (cwd / "benchmarks/harness/commands/gate.py").exists()
+            assert not (cwd / "benchmarks/harness/rules.py").exists()
+
+        def wait(self) -> int:
+            """It ended."""
+            return 10
+
+        def terminate(self) -> None:
+            """Too late."""
+
+    monkeypatch.setattr(gate, "subprocess", SimpleNamespace(Popen=Process))
+    arguments = ["gate", "--base", "base", "--device", "cpu", "-k", "spin", "--budget", "3m"]
+    assert main(arguments, stage.toy.root) == 10
+    ((command, cwd),) = started
+    words = " ".join(command)
+    assert f"--base {cwd} --head {stage.toy.root}" in words
+    assert "--budget 180s -k spin --device cpu" in words
+
+
+def test_evidence_and_result_are_kept(stage: Stage) -> None:
+    """The screen's own numbers, and the combined verdict."""
+    stage.toy.cost(0.0053)
+    stage.gate()
+    (result,) = (stage.toy.root / ".benchmarks").rglob("result.json")
+    assert json.loads(result.read_text(encoding="utf-8"))["verdict"] == "REGRESSION"
+    assert (result.parent / "screen.json").exists()
+
+
+def test_unknown_base_is_usage(stage: Stage) -> None:
+    """Before anything is measured."""
+    assert main(["gate", "--base", "nowhere"], stage.toy.root) == 4
+    assert main(["gate"], stage.toy.root) == 4

@@ -1,0 +1,129 @@
+"""The screen of the gate: what one pass decides, and what it leaves to pairs."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.policy import Entry, Policy
+from benchmarks.harness.record import Record
+from benchmarks.harness.rules import Status
+from benchmarks.harness.screen import Screened, screen
+from tests.harness.pairs_toys import MACHINE, POLICY, session, toy
+
+ALL = Policy(
+    POLICY.metrics, tuple(e for e in POLICY.entries if e.name.startswith(("step", "learn", "hold")))
+)
+
+
+def baseline(*records: Record) -> Baseline:
+    """What this machine has stored."""
+    by_id = {record.id: record for record in records}
+    return Baseline(MACHINE, "room", by_id, dict.fromkeys(by_id, "abc, 2026-01-01"))
+
+
+STORED = (
+    toy("step_a", time_s=1.0),
+    toy("step_b", time_s=1.0),
+    toy("learn", error_m=0.3),
+    toy("hold", exact_bytes=1e6, noisy_bytes=1e6),
+)
+
+
+def screened(*changed: Record, selected: bool = False) -> Screened:
+    """A pass that is the stored one but for these records."""
+    now = {record.id: record for record in (*STORED, *changed)}
+    return screen(session(*now.values()), baseline(*STORED), ALL, selected=selected)
+
+
+def statuses(found: Screened) -> dict[str, Status]:
+    """What the screen itself has decided against."""
+    quiet = (Status.OK, Status.BETTER, Status.NEW)
+    return {f"{f.id} {f.metric}".strip(): f.status for f in found.findings if f.status not in quiet}
+
+
+def test_unchanged_pass_leaves_only_accuracy_to_pairs() -> None:
+    """Trainings are compared over the same seeds in both arms, always."""
+    found = screened()
+    assert (found.suspects, found.paired, found.num_gated) == ((), ("learn",), 2)
+    assert found.ids == ("learn",)
+    assert statuses(found) == {}
+
+
+@pytest.mark.parametrize("seconds", [1.02, 1.3, 5.0])
+def test_slower_time_goes_on_to_pairs(seconds: float) -> None:
+    """However much slower: a session's offset is no evidence against the code."""
+    found = screened(toy("step_a", time_s=seconds))
+    assert (found.suspects, statuses(found)) == (("step_a",), {})
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.009])
+def test_clearly_fine_time_is_done(seconds: float) -> None:
+    """Within the loose one per cent, or faster."""
+    assert screened(toy("step_a", time_s=seconds)).suspects == ()
+
+
+def test_slower_machine_is_taken_out_first() -> None:
+    """Canaries that are as much slower excuse a time."""
+    stored = replace(STORED[0], canary={"wall.copy": 1.0})
+    now = replace(toy("step_a", time_s=1.1), canary={"wall.copy": 1.1})
+    found = screen(session(now), baseline(stored), ALL, selected=True)
+    assert found.suspects == ()
+
+
+def test_new_benchmark_is_compared_with_the_base() -> None:
+    """The baseline does not know it; the base's code may."""
+    found = screened(toy("step_new", time_s=1.0))
+    assert found.suspects == ("step_new",)
+
+
+def test_invalid_time_goes_on_to_pairs() -> None:
+    """Throttled is not slow."""
+    found = screened(replace(toy("step_a", time_s=9.0), invalid=("hw_thermal",)))
+    assert (found.suspects, statuses(found)) == (("step_a",), {})
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "status"),
+    [
+        (toy("step_a", outcome="wrong"), "step_a", Status.WRONG),
+        (toy("step_a", outcome="errored"), "step_a", Status.ERRORED),
+        (toy("step_a", time_s=math.nan), "step_a time_s", Status.IMPOSSIBLE),
+        (toy("step_a"), "step_a time_s", Status.MISSING),
+        (toy("orphan", time_s=1.0), "orphan", Status.UNLISTED),
+        (toy("hold", exact_bytes=2e6, noisy_bytes=1e6), "hold exact_bytes", Status.WORSE),
+        (replace(STORED[0], cache="cold"), "step_a time_s", Status.STALE),
+    ],
+)
+def test_what_a_stored_number_can_decide(record: Record, name: str, status: Status) -> None:
+    """Coverage, answers, impossible numbers, exact memory."""
+    assert statuses(screened(record)) == {name: status}
+
+
+def test_noisy_memory_goes_on_to_pairs() -> None:
+    """One process's peak accuses nobody."""
+    found = screened(toy("hold", exact_bytes=1e6, noisy_bytes=2e6))
+    assert (found.suspects, statuses(found)) == (("hold",), {})
+
+
+def test_whole_policy_is_demanded() -> None:
+    """An entry that no benchmark matches has lost it; with -k that is not judged."""
+    run = session(*STORED[:2])
+    full = screen(run, baseline(*STORED[:2]), ALL, selected=False)
+    assert statuses(full) == {"hold*": Status.MISSING, "learn*": Status.MISSING}
+    assert statuses(screen(run, baseline(*STORED), ALL, selected=True)) == {}
+
+
+def test_no_baseline_is_environment() -> None:
+    """A gate without anything to screen against proves nothing."""
+    found = screen(session(*STORED), None, ALL, selected=False)
+    assert Status.NO_BASELINE in {finding.status for finding in found.findings}
+
+
+def test_advisory_benchmarks_are_no_suspects() -> None:
+    """They are shown by the screen and never paired."""
+    policy = Policy(POLICY.metrics, (Entry("step*", "x", ("time_s",), tier="advisory"),))
+    run = session(toy("step_a", time_s=9.0))
+    found = screen(run, baseline(STORED[0]), policy, selected=True)
+    assert (found.suspects, found.num_gated) == ((), 0)
