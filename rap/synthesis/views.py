@@ -17,7 +17,6 @@ from rap.data.images import ImageBank
 from rap.splat.gaussians import Gaussians
 from rap.splat.memory import in_batches
 from rap.synthesis.appearances import draw_appearances
-from rap.synthesis.appearances import draw_appearances
 from rap.synthesis.drawing import Shots, draw_images, views_at_once
 from rap.synthesis.filter import BrisqueModel, badness, brisque, load_brisque
 from rap.synthesis.sampling import sample_poses
@@ -75,10 +74,7 @@ def draw_shots(
         low=anchors.low, high=anchors.high, generator=generator,
     )  # fmt: skip
     if gaussians.appearance is None:
-        if gaussians.appearance is None:
         return Shots(poses)
-    light = draw_appearances(gaussians.appearance, len(near), config, generator)
-    return Shots(poses, light.codes, light.exposure)
     light = draw_appearances(gaussians.appearance, len(poses), config, generator)
     return Shots(poses, light.codes, light.exposure)
 
