@@ -10,6 +10,7 @@ from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.data.images import ImageBank
 from rap.geometry import invert
+from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import render
 from rap.synthesis import views
@@ -41,17 +42,29 @@ def empty_bank(device: torch.device, num: int = NUM) -> ImageBank:
     return ImageBank(empty, torch.zeros(num, 4, 4), device, 1 << 30, pin_memory=False)
 
 
+def lit(gaussians: Gaussians) -> Gaussians:
+    """The cloud in the light of four photographs, some of it red, some of it dim."""
+    generator = torch.Generator().manual_seed(5)
+    appearance = Appearance(
+        torch.randn(4, 3, generator=generator),
+        torch.randn(gaussians.num, 2, generator=generator),
+        torch.randn(3, 5, generator=generator),
+        0.3 * torch.randn(5, 2 * 6, generator=generator),
+        identity_exposure(4, torch.zeros(1)) * torch.tensor([0.7, 0.9, 1.1, 1.3]).view(4, 1, 1),
+    )
+    return replace(gaussians, appearance=appearance.to(gaussians.means.device))
+
+
 def refreshed(
     device: torch.device, config: ViewsConfig = HALF, seed: int = 1,
-    rows: torch.Tensor | None = None, bank: ImageBank | None = None,
+    rows: torch.Tensor | None = None, bank: ImageBank | None = None, dark: bool = False,
 ) -> tuple[ImageBank, RefreshStats]:  # fmt: skip
-    """A bank with two views at each of six anchors."""
+    """A bank with two views at each of six anchors, each view in its own light."""
     bank = bank or empty_bank(device)
     anchors = anchors_of(torch.eye(4, device=device).repeat(NUM // 2, 1, 1), margin_m=0.2)
     generator = torch.Generator(device).manual_seed(seed)
-    stats = refresh_views(
-        bank, some_gaussians(device), CAMERA, anchors, config, generator, rows=rows
-    )
+    gaussians = some_gaussians(device) if dark else lit(some_gaussians(device))
+    stats = refresh_views(bank, gaussians, CAMERA, anchors, config, generator, rows=rows)
     return bank, stats
 
 
@@ -137,6 +150,25 @@ def test_rejected_views_are_drawn_again_and_the_best_stays(
     expected = poses[best, torch.arange(NUM, device=device)]
     assert torch.equal(bank.poses, expected)
     assert len(best.unique()) > 1
+
+
+def test_each_view_has_a_light_of_its_own(device: torch.device) -> None:
+    """At poses that do not move, views of one anchor differ by their light alone, and by much."""
+    still = replace(HALF, translation_m=0.0, rotation_deg=0.0)
+    images = refreshed(device, still)[0].images.float()
+    dark = refreshed(device, still, dark=True)[0].images.float()
+    assert (dark - dark[0]).abs().max() <= 1
+    apart = (images[:, None] - images[None]).abs().amax(dim=(2, 3, 4))
+    assert apart.triu(1)[apart.triu(1) > 0].min() > 5
+    assert (apart > 5).sum() == NUM * (NUM - 1)
+
+
+def test_light_of_strength_zero_is_the_mean_light(device: torch.device) -> None:
+    """The off position: the pictures of the .ply's own colours."""
+    off = replace(HALF, appearance_scale=0.0, translation_m=0.0, rotation_deg=0.0)
+    images = refreshed(device, off)[0].images.int()
+    plain = refreshed(device, off, dark=True)[0].images.int()
+    assert (images - plain).abs().max() <= 1
 
 
 def test_views_that_pass_are_drawn_once(device: torch.device) -> None:
