@@ -3,14 +3,17 @@
 import gc
 import importlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import jaxtyping
 import pytest
 import torch
 
 from benchmarks import workloads
+from benchmarks.harness.faults import FaultError
 from benchmarks.harness.plugin import SUITE
-from benchmarks.harness.suite import is_benchmark
+from benchmarks.harness.suite import benchmark_id, is_benchmark
+from benchmarks.sabotage import sabotage
 from benchmarks.workloads import Scale
 from rap.scene import DataError, Scene
 from rap.splat.render import gsplat_available
@@ -25,6 +28,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     suite = session.config.stash[SUITE]
     if session.config.option.collectonly or not any(map(is_benchmark, session.items)):
         return
+    for fault in suite.faults.faults:
+        if fault.kind == "code":
+            _refuse_unknown(fault.name)
     importlib.import_module("torch._dynamo")
     device = torch.device(suite.device)
     if device.type == "cpu":
@@ -36,6 +42,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         workloads.scene(suite.wanted.scene, workloads.scale_for(device).room)
     except DataError as error:
         raise pytest.UsageError(f"--scene {suite.wanted.scene}: {error}") from error
+
+
+def _refuse_unknown(name: str) -> None:
+    try:
+        sabotage(name)
+    except FaultError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def _fill_workspaces(device: torch.device) -> None:
@@ -63,6 +76,16 @@ def scale(device: torch.device) -> Scale:
 def scene(bench_scene: str, scale: Scale) -> Scene:
     """The scene of `--scene`; the room at this scale without it."""
     return workloads.scene(bench_scene, scale.room)
+
+
+@pytest.fixture(autouse=True)
+def _sabotaged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The faults of `rap` that BENCHMARK_FAULT injects into this benchmark; none by default."""
+    faults = request.config.stash[SUITE].faults
+    with ExitStack() as stack:
+        for name in faults.named(benchmark_id(request.node)):
+            stack.enter_context(sabotage(name))
+        yield
 
 
 @pytest.fixture(autouse=True)

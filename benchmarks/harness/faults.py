@@ -4,10 +4,12 @@
 
 `slow:K` spins for K % of every call, on the GPU where the benchmark runs there; `sleep:K` sleeps;
 `memory:K` holds K % of the benchmark's peak more; `answer` corrupts what the step returned;
-`missing:GLOB` drops benchmarks from the run. `@GLOB` limits a fault to some benchmarks.
+`missing:GLOB` drops benchmarks from the run; `code:NAME` is one of the suite's own, which changes
+the code under test (see `benchmarks/sabotage.py`). `@GLOB` limits a fault to some benchmarks.
 """
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
@@ -20,8 +22,10 @@ T = TypeVar("T")
 
 VARIABLE = "BENCHMARK_FAULT"
 WITH_PERCENT = ("slow", "sleep", "memory")
-KINDS = (*WITH_PERCENT, "answer", "missing")
-ACCEPTED = "slow:K, sleep:K, memory:K (K in percent), answer, missing:GLOB; each with @GLOB"
+KINDS = (*WITH_PERCENT, "answer", "missing", "code")
+ACCEPTED = (
+    "slow:K, sleep:K, memory:K (K in percent), answer, missing:GLOB, code:NAME; each with @GLOB"
+)
 
 
 class FaultError(ValueError):
@@ -35,6 +39,8 @@ class Fault:
     kind: str
     percent: float
     target: str
+    name: str = ""
+    """Of a fault that the suite itself knows how to inject."""
 
     def strikes(self, benchmark_id: str) -> bool:
         """Whether the fault is meant for this benchmark."""
@@ -56,6 +62,10 @@ class Faults:
         """Whether a fault without a strength strikes a benchmark."""
         return any(f.kind == kind and f.strikes(benchmark_id) for f in self.faults)
 
+    def named(self, benchmark_id: str) -> list[str]:
+        """The suite's own faults that strike a benchmark."""
+        return [f.name for f in self.faults if f.kind == "code" and f.strikes(benchmark_id)]
+
 
 def from_environment() -> Faults:
     """The faults that BENCHMARK_FAULT asks for; FaultError for what is not understood."""
@@ -74,6 +84,8 @@ def _parse(part: str) -> Fault:
         return Fault(kind, 0.0, value)
     if kind == "answer":
         return Fault(kind, 0.0, target or "*")
+    if kind == "code":
+        return Fault(kind, 0.0, target or "*", value)
     try:
         percent = float(value)
     except ValueError as error:
@@ -131,7 +143,7 @@ def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
         torch.cuda.synchronize()
         return begin.elapsed_time(end)
 
-    trial_cycles = 10_000_000
+    trial_cycles, trial_ms, step_ms = 10_000_000, math.inf, 0.0
     for _ in range(_TRIALS):
         trial_ms = span(lambda: torch.cuda._sleep(trial_cycles))
         step_ms = span(step)

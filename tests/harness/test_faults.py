@@ -26,14 +26,16 @@ def test_no_faults_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_kind_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strengths in percent, targets as globs."""
-    found = parse(monkeypatch, "slow:30@step*, memory:20, answer@a, missing:b*")
+    found = parse(monkeypatch, "slow:30@step*, memory:20, answer@a, missing:b*, code:x=3@a*")
     assert found.faults == (
         Fault("slow", 30, "step*"), Fault("memory", 20, "*"), Fault("answer", 0, "a"),
-        Fault("missing", 0, "b*"),
+        Fault("missing", 0, "b*"), Fault("code", 0, "a*", "x=3"),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["slow", "slow:much", "answer:3", "typo:3", "missing", "slow:1,"])
+@pytest.mark.parametrize(
+    "text", ["slow", "slow:much", "answer:3", "typo:3", "missing", "slow:1,", "code"]
+)
 def test_misunderstood_fault_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """A run without the fault that was meant would prove nothing."""
     with pytest.raises(FaultError, match=faults.VARIABLE):
@@ -47,6 +49,7 @@ def test_faults_strike_their_target_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.percent("slow", "render") == 5
     assert found.active("answer", "step[n=8]")
     assert not found.active("answer", "step[n=9]")
+    assert parse(monkeypatch, "code:x@step,code:y=2").named("step") == ["x", "y=2"]
 
 
 def test_unstruck_step_is_the_step_itself() -> None:
