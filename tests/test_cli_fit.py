@@ -1,5 +1,9 @@
 """`rap fit`: what an interrupted fit leaves and how it goes on, and input that cannot be fitted."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,3 +184,27 @@ def test_masks_are_used(room: Path, settings: Path, tmp_path: Path) -> None:
         fitted.append(rap.fit(replace(scene, train=tuple(frames)), config, "cpu"))
     assert torch.equal(fitted[0].sh, fitted[1].sh)
     assert torch.equal(fitted[0].means, fitted[1].means)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["mcmc", "classic"])
+def test_a_killed_fit_goes_on_to_the_same_bits(
+    room: Path, settings: Path, tmp_path: Path, strategy: str
+) -> None:
+    """SIGKILL leaves a whole state, whenever it comes, and the fit ends as if it had not come."""
+    flags = ["--config", settings, "--fit.strategy", strategy, "--fit.iterations", "400"]
+    flags += ["--fit.refine-every", "20", "--save-every-s", "0", "--device", "cpu"]
+    whole, splat = tmp_path / "whole.ply", tmp_path / "splat.ply"
+    command = [sys.executable, "-m", "rap", "fit", *map(str, (room, *flags)), "-o"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, whole], check=True, capture_output=True, env=environment)
+    process = subprocess.Popen([*command, splat], stderr=subprocess.PIPE, env=environment)
+    state = tmp_path / "splat.state.safetensors"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    assert not splat.exists(), "it had ended before it was killed"
+    subprocess.run([*command, splat, "--resume"], check=True, capture_output=True, env=environment)
+    assert splat.read_bytes() == whole.read_bytes()
