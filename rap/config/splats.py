@@ -17,7 +17,7 @@ class FitConfig:
     iterations: int = 5000
     """Optimisation steps."""
     images_per_step: int = 1
-    """Photographs rendered per step."""
+    """Photographs rendered per step; a step then does about as much as that many of one."""
     height: int | None = None
     """Train at this image height; none: the photographs' own."""
     max_gaussians: int = 300_000

@@ -1,5 +1,7 @@
 """Where a fit starts: its input checked, Gaussians at the points, and their optimiser."""
 
+from math import sqrt
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -100,7 +102,13 @@ def initial_parameters(
 
 
 def adam(parameters: density.Parameters, lit: light.Light, config: FitConfig) -> torch.optim.Adam:
-    """One group per parameter, the means first; their learning rate is set at every step."""
+    """One group per parameter, the means first; their learning rate is set at every step.
+
+    With b images in a step the rates grow by √b and the moments forget b times faster (Malladi et
+    al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022), so that a
+    step does about what b steps of one image do.
+    """
+    num, factor = config.images_per_step, sqrt(config.images_per_step)
     rates = {
         "means": config.means_lr,
         "quats": config.quats_lr,
@@ -110,10 +118,11 @@ def adam(parameters: density.Parameters, lit: light.Light, config: FitConfig) ->
         "sh_rest": config.sh_lr * _REST_LR,
     } | light.learning_rates(config)
     groups = [
-        {"name": name, "params": [parameter], "lr": rates[name]}
+        {"name": name, "params": [parameter], "lr": factor * rates[name]}
         for name, parameter in (parameters | lit).items()
     ]
-    return torch.optim.Adam(groups, eps=1e-15, fused=True)
+    betas = (max(1 - num * 0.1, 0.0), max(1 - num * 0.001, 0.0))
+    return torch.optim.Adam(groups, betas=betas, eps=1e-15, fused=True)
 
 
 def assemble(parameters: density.Parameters, lit: light.Light, config: FitConfig) -> Gaussians:

@@ -10,6 +10,7 @@ from rap.config import FitConfig
 from rap.config.splats import Strategy
 from rap.scene import Points
 from rap.splat.initial import (
+    adam,
     initial_parameters,
     neighbour_distance,
     scene_extent_m,
@@ -87,3 +88,15 @@ def test_gaussians_start_round_at_the_points(
     )
     assert parameters["opacity_logits"].sigmoid().allclose(torch.tensor(opacity))
     assert parameters["sh_rest"].shape == (20, 3, 3)
+
+
+def test_several_images_a_step_go_farther_and_remember_less() -> None:
+    """Rates grow with the root of their number, the moments' memory shrinks with it."""
+    generator = torch.Generator().manual_seed(0)
+    points = Points(torch.randn(5, 3, generator=generator), torch.zeros(5, 3, dtype=torch.uint8))
+    one, four = FitConfig(), FitConfig(images_per_step=4)
+    optimizers = [adam(initial_parameters(points, 1.0, c, generator), {}, c) for c in (one, four)]
+    for first, second in zip(*(optimizer.param_groups for optimizer in optimizers), strict=True):
+        assert first["betas"] == (0.9, 0.999)
+        assert second["betas"] == pytest.approx((0.6, 0.996))
+        assert second["lr"] == pytest.approx(2 * first["lr"])
