@@ -360,7 +360,6 @@ def test_bank_counts_its_images() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_bank_resident_batch_never_waits_for_the_gpu() -> None:
     """With the index on the device neither `batch` nor `write` synchronises."""
     cuda = torch.device("cuda")
