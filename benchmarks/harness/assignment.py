@@ -31,6 +31,8 @@ class Assignment:
     """Of the package's sources in it."""
     ids: tuple[str, ...] | None = None
     """Benchmarks to run; None: all that the command line selects."""
+    paired: bool = True
+    """Whether the other arm runs the same; a pass over one tree is measured as baselines are."""
 
     def write(self, path: Path) -> None:
         """Store it for the process that gets `path` in BENCHMARK_ARM."""
@@ -71,4 +73,5 @@ def from_environment() -> Assignment | None:
         return None
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     ids = content["ids"]
-    return Assignment(content["root"], content["digest"], None if ids is None else tuple(ids))
+    ids = None if ids is None else tuple(ids)
+    return Assignment(content["root"], content["digest"], ids, content["paired"])

@@ -64,8 +64,10 @@ def merged(base: Policy, head: Policy) -> Policy:
 
 
 def benchmark_files(root: Path) -> list[Path]:
-    """The suite without its harness: benchmarks, workloads and what they share."""
-    return sorted(path for path in (root / BENCHMARKS).glob("*.py") if path.stem != "__main__")
+    """The suite without harness and policy: benchmarks, workloads, goldens, what they share."""
+    judged = ("__main__.py", POLICY.name)
+    found = [path for path in (root / BENCHMARKS).iterdir() if path.name not in judged]
+    return sorted(path for path in found if path.is_file())
 
 
 def changed_benchmarks(base: Path, head: Path) -> list[str]:

@@ -24,6 +24,7 @@ from benchmarks.harness.verdict import Code
 
 SUITE = pytest.StashKey[Suite]()
 ASSIGNMENT = pytest.StashKey[Assignment | None]()
+PAIRED_SEEDS = (1, 2, 3, 4, 5, 6)
 JUDGEMENT = pytest.StashKey[Judgement]()
 
 
@@ -122,6 +123,20 @@ def bench_device(request: pytest.FixtureRequest) -> str:
 def bench_scene(request: pytest.FixtureRequest) -> str:
     """The scene of `--scene`: a path, or `room` for the built-in one."""
     return request.config.stash[SUITE].wanted.scene
+
+
+@pytest.fixture(scope="session")
+def bench_paired(pytestconfig: pytest.Config) -> bool:
+    """Whether this process is one arm of an A/B: accuracy then takes more seeds, in pairs."""
+    part = pytestconfig.stash[ASSIGNMENT]
+    return part is not None and part.paired
+
+
+@pytest.fixture(scope="session")
+def bench_seeds(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    """Seeds of repeated trainings: three in every run, six where two arms are compared in pairs."""
+    paired = request.config.stash[ASSIGNMENT] is not None
+    return PAIRED_SEEDS if paired else PAIRED_SEEDS[:3]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -54,25 +54,28 @@ class Launcher:
     """Compiled kernels of this arm: warm after its first process, never the other arm's."""
     faults: str = ""
 
-    def measure(self, ids: Sequence[str] | None, order: int | None) -> Ran:
-        """Measure in a fresh process, in the order of a seed; without one, in that of the files."""
-        return self._run(ids, order, ("--benchmark-only",))
+    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
+        """Measure one arm of a block in a fresh process, in the order of a seed."""
+        return self._run(ids, ("--benchmark-only", "--benchmark-order", str(order)), seed=order)
+
+    def screen(self) -> Ran:
+        """Measure everything once, as baselines are recorded: no pair, the order of the files."""
+        return self._run(None, ("--benchmark-only",), paired=False)
 
     def count(self, ids: Sequence[str] | None) -> Ran:
         """Count instead of timing; it also fills the caches before the first time is taken."""
-        return self._run(ids, None, ("--benchmark-count",))
+        return self._run(ids, ("--benchmark-count",))
 
-    def _run(self, ids: Sequence[str] | None, order: int | None, mode: Sequence[str]) -> Ran:
+    def _run(
+        self, ids: Sequence[str] | None, mode: Sequence[str], *, seed: int = 0, paired: bool = True
+    ) -> Ran:
         wanted = None if ids is None else tuple(ids)
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
             output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
-            Assignment(str(self.arm.root), self.arm.digest, wanted).write(told)
+            Assignment(str(self.arm.root), self.arm.digest, wanted, paired).write(told)
             variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
-            command = [
-                self.python, "-m", "pytest", "benchmarks", *mode, *QUIET, *self.arguments,
-                *(() if order is None else ("--benchmark-order", str(order))),
-            ]  # fmt: skip
-            code, text = run_process(command, self.arm.root, self._environment(order, variables))
+            command = [self.python, "-m", "pytest", "benchmarks", *mode, *QUIET, *self.arguments]
+            code, text = run_process(command, self.arm.root, self._environment(seed, variables))
             tail = "\n".join(text.splitlines()[-TAIL_LINES:])
             if code == Code.USAGE and NO_CONFTEST not in text:
                 raise ArmError(f"{self.arm.label}: its process ended with USAGE (4)\n{tail}")
@@ -94,7 +97,7 @@ class Launcher:
                 f"the arm's is {self.arm.digest}"
             )
 
-    def _environment(self, order: int | None, variables: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, seed: int, variables: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         if "PYTHONPATH" in kept:  # relative entries mean the folder in which they were typed
             paths = [str(Path(path).resolve()) for path in kept["PYTHONPATH"].split(os.pathsep)]
@@ -103,7 +106,7 @@ class Launcher:
             kept[faults.VARIABLE] = self.faults
         return {
             **kept, **variables,
-            "PYTHONHASHSEED": str(order or 0),
+            "PYTHONHASHSEED": str(seed),
             "BENCHMARK_COMMIT": self.arm.commit,
             "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),
             "TRITON_CACHE_DIR": str(self.cache / "triton"),

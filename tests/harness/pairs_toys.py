@@ -76,6 +76,10 @@ class ToyProcesses:
         self.started += 1
         return self.spoil(self.started, found) if self.spoil else Ran(found, 0, "")
 
+    def screen(self) -> Ran:
+        """One pass over everything."""
+        return self.measure(None, 0)
+
     def count(self, ids: Sequence[str] | None) -> Ran:
         """Count three launches of each."""
         self.log.append((f"{self.name} counts", None if ids is None else tuple(ids), 0))

@@ -141,7 +141,7 @@ class Gate:
         sys.stderr.write("screening: one pass over the suite\n")
         launcher = launcher_of(self.home, self.head, arm, "head", self.options)
         counts = launcher.count(None).session if self.options.on_gpu else None
-        ran = launcher.measure(None, None)
+        ran = launcher.screen()
         if ran.code == NOTHING_SELECTED:
             raise ArmError("the selection (-k) holds no benchmark")
         if ran.session is None:
