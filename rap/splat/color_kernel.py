@@ -59,9 +59,7 @@ def fused_colors(
     return out
 
 
-def _matrices(
-    appearance: Appearance, codes: Float32[Tensor, "v c"]
-) -> Float32[Tensor, "v f 6"]:
+def _matrices(appearance: Appearance, codes: Float32[Tensor, "v c"]) -> Float32[Tensor, "v f 6"]:
     """What turns features into gain minus one and offset, for each code."""
     flat = torch.tanh(codes @ appearance.hidden) @ appearance.output
     return flat.view(len(codes), -1, NUM_AFFINE).contiguous()
