@@ -5,7 +5,7 @@ and b views in a step:
 
     n·H·W · 3..6  photographs, depth in half precision, masks; twice in host memory while decoding
     N·p · 20      parameters, gradients, Adam's two moments, and a copy while the number changes
-    b·N · c       what drawing keeps for the way back: 350 and 8 for each harmonic
+    b·N · c       what drawing keeps for the way back: 500 and 8 for each harmonic
     b·H·W · 200   pictures, the window sums of SSIM, their gradients; on the CPU also 400 for the
                   list of (Gaussian, pixel) pairs, of which a pixel is assumed to have few
 """
@@ -26,7 +26,7 @@ SHARE = 0.9
 _GIB = 2**30
 _GEOMETRY = 11
 _COPIES_BYTES = 20
-_DRAWING_BYTES, _HARMONIC_BYTES = 350, 8
+_DRAWING_BYTES, _HARMONIC_BYTES = 500, 8
 _PIXEL_BYTES = {"cuda": 200, "cpu": 600}
 
 
