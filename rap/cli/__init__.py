@@ -20,6 +20,7 @@ COMMANDS = {
     "localize": "the poses of photographs",
     "render": "pictures of Gaussians at given poses",
     "profile": "where the time goes of {train,fit,views,infer}, and what it waits for",
+    "export": "a regressor as one file that runs without rap: {aoti,onnx}",
     "convert": "a published RAP checkpoint to ours",
     "doctor": "what this machine has, and what does not fit together",
 }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rap import log
 from rap.cli.arguments import (
@@ -31,10 +32,12 @@ class Eval:
     """The scene's folder, or the word `room`."""
     run: OptionalRun = None
     """A run directory, or a .safetensors file of weights."""
+    artifact: Path | None = None
+    """Score this file of `rap export` instead; a .pt2 is machine code, which is run."""
     estimates: Path | None = None
     """Score these poses instead: a folder of NAME.pose.txt, or a TUM, COLMAP or visloc file."""
     out: OptionalOut = None
-    """The report's folder; none: `report` beside the weights, nowhere for estimates."""
+    """The report's folder; none: `report` beside the weights, nowhere for files and estimates."""
     format: SceneFormat | None = None
     """Read the folder in this format; none: recognise it."""
     device: Device = "auto"
@@ -54,8 +57,9 @@ def run(argv: Sequence[str]) -> int:
     arguments: Eval = parse(Eval, "eval", argv)
     check_at_least(1, batch_size=arguments.batch_size)
     check_at_least(0, num_workers=arguments.num_workers)
-    if (arguments.run is None) == (arguments.estimates is None):
-        raise UsageError("give either -p RUN or --estimates FILE")
+    given = [arguments.run, arguments.artifact, arguments.estimates]
+    if sum(source is not None for source in given) != 1:
+        raise UsageError("give either -p RUN, --artifact FILE or --estimates FILE")
     if arguments.estimates is not None and not arguments.estimates.exists():
         raise UsageError(f"{arguments.estimates}: no such file or folder of estimates")
 
@@ -63,36 +67,41 @@ def run(argv: Sequence[str]) -> int:
     if folder is not None:
         check_out_folder(folder, reuse=True)
 
-    from rap.data import load
-    from rap.evaluate import (
-        evaluate,
-        load_run,
-        pick_device,
-        score_estimates,
-        show,
-        write_report,
-    )
+    from rap.evaluate import show, write_report
 
-    if arguments.run is None:
-        assert arguments.estimates is not None
-        evaluation = score_estimates(load(arguments.scene, arguments.format), arguments.estimates)
-    else:
-        device = pick_device(arguments.device)
-        checkpoint = load_run(arguments.run, device)
-        evaluation = evaluate(
-            load(arguments.scene, arguments.format),
-            checkpoint,
-            device,
-            precision=arguments.precision,
-            execution=arguments.execution,
-            batch_size=arguments.batch_size,
-            num_workers=arguments.num_workers,
-        )
+    evaluation = _scored(arguments)
     show(evaluation)
     if folder is not None:
         write_report(evaluation, folder)
         log.info(f"{folder}: metrics.json, errors.csv, poses, trajectory.png")
     return 0
+
+
+def _scored(arguments: Eval) -> Any:  # noqa: ANN401 (an Evaluation, whose module imports torch)
+    """What was asked to be scored, scored."""
+    from rap.data import load
+    from rap.evaluate import evaluate, evaluate_locator, load_run, pick_device, score_estimates
+
+    if arguments.estimates is not None:
+        return score_estimates(load(arguments.scene, arguments.format), arguments.estimates)
+    device = pick_device(arguments.device)
+    how = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
+    if arguments.artifact is not None:
+        from rap.export import load_artifact
+
+        artifact = load_artifact(arguments.artifact, device)
+        details = artifact.details
+        facts = {"artifact": artifact.description, "precision": details.precision}
+        return evaluate_locator(
+            load(arguments.scene, arguments.format), details.camera, artifact.locate,
+            details.provenance | facts, device, **how,
+        )  # fmt: skip
+    assert arguments.run is not None
+    checkpoint = load_run(arguments.run, device)
+    return evaluate(
+        load(arguments.scene, arguments.format), checkpoint, device,
+        precision=arguments.precision, execution=arguments.execution, **how,
+    )  # fmt: skip
 
 
 def _report_folder(arguments: Eval) -> Path | None:

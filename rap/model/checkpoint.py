@@ -62,7 +62,9 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     regressor = build_regressor(config, seed=0)
     load_weights(regressor, tensors, str(path))
     provenance = {key: str(value) for key, value in fields["provenance"].items()}
-    return Checkpoint(regressor.eval().to(device), _camera(path, fields["camera"]), provenance)
+    return Checkpoint(
+        regressor.eval().to(device), checked_camera(path, fields["camera"]), provenance
+    )
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -134,7 +136,8 @@ def _parse(path: Path, metadata: dict[str, str], key: str) -> dict[str, Any]:
     return value
 
 
-def _camera(path: Path, values: dict[str, Any]) -> Camera:
+def checked_camera(path: Path, values: dict[str, Any]) -> Camera:
+    """The camera that a file's metadata holds; CheckpointError for values that make none."""
     kinds = {f.name: f.type for f in dataclasses.fields(Camera)}
     good = values.keys() == kinds.keys() and all(
         isinstance(value, int | kinds[name]) and not isinstance(value, bool) and value > 0

@@ -89,7 +89,7 @@ class PoseNetwork(nn.Module):
         centre = translation * self.translation_scale + self.translation_mean
         top = torch.cat([geometry.rotation_from_6d(rotation), centre[..., None]], dim=-1)
         # As `geometry.rigid`, whose constant row is copied from the host each time.
-        return torch.cat([top, self.bottom.expand(len(top), 1, 4)], dim=1)
+        return torch.cat([top, self.bottom.expand(top.shape[0], 1, 4)], dim=1)
 
 
 @torch.no_grad()

@@ -1,0 +1,249 @@
+"""Exported networks: the same poses in a program without rap, and what a file says of itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rap import cli
+from rap.camera import Camera
+from rap.config import ModelConfig
+from rap.config.inference import ExportFormat
+from rap.evaluate import Localizer, predict
+from rap.export import Details, ExportError, export, load_artifact, off_regressor
+from rap.export import details as details_module
+from rap.export.quantise import quantise
+from rap.model.checkpoint import Checkpoint, save
+from rap.model.regressor import build_regressor
+
+CAMERA = Camera(28.0, 28.0, 16.0, 12.0, 32, 24)
+CPU = torch.device("cpu")
+TINY = ModelConfig(
+    width=0.1, dim=8, heads=2, layers=1, feedforward=8, head_hidden=8, feature_dim=4,
+    translation_level=3, rotation_level=3, batch_norm="calibrated",
+)  # fmt: skip
+
+RUN_ONNX = """
+import sys, json
+sys.modules["rap"] = None
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+images = np.load(sys.argv[2])
+np.save(sys.argv[3], session.run(None, {"images": images})[0])
+print(json.dumps(session.get_modelmeta().custom_metadata_map))
+"""
+RUN_AOTI = """
+import sys, json
+sys.modules["rap"] = None
+import numpy as np, torch
+run = torch._inductor.aoti_load_package(sys.argv[1])
+images = torch.from_numpy(np.load(sys.argv[2]))
+np.save(sys.argv[3], run(images).numpy())
+print(json.dumps(run.loader.get_metadata()))
+"""
+
+
+def _images(num: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(num)
+    return torch.randint(0, 256, (num, 3, 24, 32), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    """Calibrated on noise; poses that differ from image to image."""
+    generator = torch.Generator().manual_seed(0)
+    regressor = build_regressor(TINY, seed=3)
+    regressor.calibrate([_images(16) / 255])
+    for branch in (regressor.translation_branch, regressor.rotation_branch):
+        nn.init.normal_(branch.head_out.weight, generator=generator)
+    regressor.set_translation_stats(torch.randn(5, 3, generator=generator))
+    return Checkpoint(regressor.eval(), CAMERA, {"scene": "noise", "seed": "3"})
+
+
+@pytest.fixture(scope="module")
+def onnx_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as ONNX in fp32."""
+    pytest.importorskip("onnxscript", reason="pip install 'rap[export]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'rap[export]'")
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    export(checkpoint, path, "onnx", "fp32")
+    return path
+
+
+def _run_without_rap(code: str, path: Path, num: int) -> tuple[torch.Tensor, dict[str, str]]:
+    """Poses of `_images(num)` and the metadata, by a process that cannot import rap."""
+    given, found = path.with_suffix(".in.npy"), path.with_suffix(".out.npy")
+    np.save(given, _images(num).numpy())
+    command = [sys.executable, "-c", code, *map(str, (path, given, found))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    return torch.from_numpy(np.load(found)), json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("num", [1, 5])
+def test_onnx_runs_without_rap(onnx_file: Path, checkpoint: Checkpoint, num: int) -> None:
+    """uint8 in, the regressor's poses out to 1e-4, for batches of any size; the camera beside."""
+    found, metadata = _run_without_rap(RUN_ONNX, onnx_file, num)
+    expected = predict(checkpoint.regressor, _images(num), CPU).float()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert json.loads(metadata["camera"])["width"] == 32
+    assert json.loads(metadata["normalisation"])["inside"] is True
+    assert json.loads(metadata["provenance"]) == {"scene": "noise", "seed": "3"}
+    assert metadata["input"].startswith("images: uint8 [batch, 3, 24, 32]")
+
+
+def test_artifact_is_read_back(onnx_file: Path, checkpoint: Checkpoint) -> None:
+    """With its camera, its provenance and a description."""
+    artifact = load_artifact(onnx_file, CPU)
+    assert artifact.details == Details(CAMERA, "fp32", "cpu", {"scene": "noise", "seed": "3"})
+    assert artifact.description == "net.onnx: ONNX Runtime on CPU, fp32"
+    off = off_regressor(artifact, checkpoint, _images(20))
+    assert float(off.translation_m.max()) < 1e-4
+    assert float(off.rotation_deg.max()) < 0.05
+
+
+def test_no_norm_is_left_in_the_file(onnx_file: Path) -> None:
+    """BatchNorm went into the convolutions."""
+    onnx = pytest.importorskip("onnx")
+    kinds = {node.op_type for node in onnx.load(str(onnx_file)).graph.node}
+    assert "Conv" in kinds
+    assert "BatchNormalization" not in kinds
+
+
+def test_int8_is_calibrated_and_near(
+    onnx_file: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Quantised: other numbers than fp32's, near them, and int8 weights in the file."""
+    onnx = pytest.importorskip("onnx")
+    path, images = tmp_path / "net.onnx", _images(16)
+    quantise(onnx_file, path, images)
+    model = onnx.load(str(path))
+    int8 = onnx.TensorProto.INT8
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == int8]
+    assert len(weights) > 5
+    assert not any("head" in tensor.name for tensor in weights)
+    artifact = load_artifact(path, CPU)
+    off = off_regressor(artifact, checkpoint, images)
+    assert 1e-5 < float(off.translation_m.median()) < 0.5
+
+
+def test_artifact_is_scored(
+    onnx_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`rap eval --artifact`: the table and the report say which file was scored."""
+    scene, report = tmp_path / "room", tmp_path / "report"
+    flags = ["--num-train", "6", "--num-test", "3", "--width", "32", "--height", "24"]
+    assert cli.main(["data", "room", str(scene), *flags, "--num-points", "200"]) == 0
+    words = ["--artifact", str(onnx_file), "-o", str(report), "--device", "cpu"]
+    assert cli.main(["eval", str(scene), *words, "--num-workers", "0"]) == 0
+    assert "artifact: net.onnx: ONNX Runtime on CPU, fp32" in capfd.readouterr().err
+    content = json.loads((report / "metrics.json").read_text())
+    assert content["provenance"]["artifact"].startswith("net.onnx")
+    assert content["streamed_per_s"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_export_command(
+    precision: str, checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`rap export onnx` says what the file costs; ONNX Runtime has no bf16, which is said."""
+    pytest.importorskip("onnxscript", reason="pip install 'rap[export]'")
+    scene, weights, out = tmp_path / "room", tmp_path / "net.safetensors", tmp_path / "net.onnx"
+    flags = ["--num-train", "6", "--num-test", "3", "--width", "32", "--height", "24"]
+    assert cli.main(["data", "room", str(scene), *flags, "--num-points", "200"]) == 0
+    save(weights, checkpoint.regressor, CAMERA, checkpoint.provenance)
+    words = ["-p", str(weights), "-o", str(out), "--scene", str(scene), "--device", "cpu"]
+    assert cli.main(["export", "onnx", *words, "--precision", precision]) == 0
+    said = capfd.readouterr().err
+    if precision == "bf16":
+        assert "not compared with the regressor" in said
+    else:
+        assert "on 6 training photographs off the regressor in fp32 by a median of " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_aoti_runs_without_rap(precision: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Compiled code: the poses of the prepared network in the same precision."""
+    path = tmp_path / "net.pt2"
+    export(checkpoint, path, "aoti", "fp32" if precision == "fp32" else "bf16")
+    found, metadata = _run_without_rap(RUN_AOTI, path, 5)
+    full = predict(checkpoint.regressor, _images(5), CPU).float()
+    tolerance = 1e-4 if precision == "fp32" else 0.3
+    torch.testing.assert_close(found, full, atol=tolerance, rtol=tolerance)
+    assert metadata["precision"] == precision
+    artifact = load_artifact(path, CPU)
+    torch.testing.assert_close(artifact.locate(_images(5)), found)
+    assert artifact.details.camera == CAMERA
+    with pytest.raises(ExportError, match="compiled for cpu, asked to run on cuda"):
+        load_artifact(path, torch.device("cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_aoti_on_the_gpu(precision: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Compiled for the GPU, near the eager network in the same precision."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    device = torch.device("cuda")
+    placed = Checkpoint(checkpoint.regressor.to(device), CAMERA, checkpoint.provenance)
+    path = tmp_path / "net.pt2"
+    chosen = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}[precision]
+    export(placed, path, "aoti", chosen)  # pyrefly: ignore
+    artifact = load_artifact(path, device)
+    eager = Localizer(placed.regressor, CAMERA, chosen)(_images(5))  # pyrefly: ignore
+    tolerance = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05}[precision]
+    torch.testing.assert_close(artifact.locate(_images(5)), eager, atol=tolerance, rtol=tolerance)
+    checkpoint.regressor.cpu()
+
+
+@pytest.mark.parametrize(
+    ("form", "calibrated", "message"),
+    [
+        ("aoti", True, "int8 is for ONNX"),
+        ("onnx", False, "int8 needs photographs to calibrate on: give --scene SCENE"),
+    ],
+)
+def test_int8_is_refused_where_it_cannot_be(
+    form: ExportFormat, calibrated: bool, message: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Before any work, and nothing is written."""
+    if form == "onnx":
+        pytest.importorskip("onnxscript", reason="pip install 'rap[export]'")
+    images = _images(2) if calibrated else None
+    with pytest.raises(ExportError, match=message):
+        export(checkpoint, tmp_path / "net", form, "int8", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One error with the command that installs them."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ExportError, match="needs onnx: pip install onnx onnxruntime onnxscript"):
+        export(checkpoint, tmp_path / "net.onnx", "onnx", "fp32")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """Each error names the file; nothing of it is run."""
+    (tmp_path / "a.pt2").write_bytes(b"no archive")
+    (tmp_path / "a.txt").touch()
+    for name, message in (
+        ("a.pt2", "not an AOTInductor package"),
+        ("a.txt", "accepted are .pt2 and .onnx"),
+        ("b.onnx", "no such file; accepted: a .pt2 or .onnx"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            load_artifact(tmp_path / name, CPU)
+    with pytest.raises(ExportError, match="format None version None; accepted: 'rap-artifact'"):
+        details_module.read_details(tmp_path / "c.onnx", {})
+    strings = Details(CAMERA, "fp32", "cpu", {}).strings() | {"camera": "{}"}
+    with pytest.raises(ExportError, match="its metadata is damaged"):
+        details_module.read_details(tmp_path / "c.onnx", strings)
