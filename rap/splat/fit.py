@@ -29,7 +29,7 @@ from rap.splat.initial import (
 )
 from rap.splat.light import initial_light, set_learning_rates, shown
 from rap.splat.objective import Targets, Terms, objective, term_weights, total
-from rap.splat.prune import best, contributions
+from rap.splat.prune import best, contributions, visible
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
 from rap.splat.trained_colors import trained_colors
@@ -106,7 +106,7 @@ def fit(
                 if saving.preview is not None:
                     save_ply(saving.preview, _finished(state, config))
                 saved = now
-    return _finished(state, config)
+    return visible(_finished(state, config))
 
 
 def begin(

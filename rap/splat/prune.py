@@ -1,4 +1,4 @@
-"""Fewer Gaussians after a fit: those that no photograph would miss are removed.
+"""Fewer Gaussians after a fit: those that no photograph would miss, and those that nobody sees.
 
 The score of a Gaussian is its blending weight, alpha times transmittance, summed over all pixels of
 the training views. It is the gradient of the summed pictures by the Gaussian's colour, so that one
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rap.camera import Camera
 from rap.splat.gaussians import Gaussians
+from rap.splat.order import in_order
+from rap.splat.reference import MIN_ALPHA
 from rap.splat.render import render
 
 _VIEWS_PER_CALL = 4
@@ -33,3 +35,9 @@ def best(scores: Float[Tensor, " n"], removed: float) -> Int64[Tensor, " m"]:
     """Indices, ascending, of all but the share `removed` with the lowest scores; at least one."""
     num_kept = max(len(scores) - int(removed * len(scores)), 1)
     return scores.argsort(descending=True, stable=True)[:num_kept].sort().values
+
+
+def visible(gaussians: Gaussians) -> Gaussians:
+    """Without those that are too faint for any pixel: pictures stay the same, to the bit."""
+    index = (gaussians.opacities >= MIN_ALPHA).nonzero().squeeze(1)
+    return in_order(gaussians, index) if len(index) else gaussians

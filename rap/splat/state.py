@@ -88,7 +88,12 @@ def save_state(path: Path, state: FitState, mark: str) -> None:
         tensors[f"parameter.{group['name']}"] = parameter.detach()
         for key, value in state.optimizer.state[parameter].items():
             tensors[f"{key}.{group['name']}"] = value
-    told = {"version": VERSION, "fingerprint": mark, "iteration": state.iteration}
+    told = {
+        "version": VERSION,
+        "fingerprint": mark,
+        "iteration": state.iteration,
+        "device": state.generator.device.type,
+    }
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with log.replacing(path) as temporary:
         save_file(contiguous, temporary, metadata={"fit": json.dumps(told)})
@@ -112,6 +117,11 @@ def load_state(path: Path, state: FitState, mark: str) -> None:
         raise FitError(
             f"{path}: the fit was started with other settings, images or points; resume with the "
             "same ones, or fit anew without --resume"
+        )
+    if told["device"] != state.generator.device.type:
+        raise FitError(
+            f"{path}: the fit was started on {told['device']}, whose random draws only go on there;"
+            f" resume with --device {told['device']}"
         )
     _restore(state, tensors)
     state.iteration = told["iteration"]

@@ -107,3 +107,13 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         run(CONFIG, Saving(path, resume=True))
     with pytest.raises(FitError, match="no state of a fit that can be read"):
         run(CONFIG, Saving(tmp_path / "missing.safetensors", resume=True))
+
+
+def test_a_state_of_another_device_is_refused(tmp_path: Path) -> None:
+    """Random draws of a GPU do not go on on a CPU; the message says where they do."""
+    path = tmp_path / "state.safetensors"
+    run(CONFIG, Saving(path, every_s=0.0))
+    # in the header, which is text; a word of the same length
+    path.write_bytes(path.read_bytes().replace(rb"\"cpu\"", rb"\"gpu\""))
+    with pytest.raises(FitError, match=r"started on gpu.*resume with --device gpu"):
+        run(CONFIG, Saving(path, resume=True))

@@ -15,7 +15,7 @@ from rap.data import room
 from rap.scene import poses
 from rap.splat.fit import fit
 from rap.splat.gaussians import Gaussians
-from rap.splat.prune import best, contributions
+from rap.splat.prune import best, contributions, visible
 from rap.splat.render import render
 from rap.splat.scores import evaluate_renders
 
@@ -71,6 +71,19 @@ def test_the_best_stay(num: int, removed: float, seed: int) -> None:
     gone = torch.ones(num, dtype=torch.bool)
     gone[kept] = False
     assert not gone.any() or scores[gone].max() <= scores[kept].min()
+
+
+def test_what_nobody_can_see_is_left_out(device: torch.device) -> None:
+    """Gaussians fainter than 1/255 go, and the pictures are the same to the bit."""
+    gaussians, views = make_gaussians(80).to(device), make_views(3).to(device)
+    faint = gaussians.opacity_logits.clone()
+    faint[::4] = -5.6
+    gaussians = replace(gaussians, opacity_logits=faint)
+    seen = visible(gaussians)
+    assert seen.num == 60
+    alone, together = (render(splat, CAMERA, views).rgb for splat in (seen, gaussians))
+    assert torch.equal(alone, together)
+    assert visible(replace(gaussians, opacity_logits=torch.full_like(faint, -9.0))).num == 80
 
 
 def test_a_pruned_fit_is_smaller_and_nearly_as_good(device: torch.device) -> None:
