@@ -133,10 +133,9 @@ def bench_paired(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def bench_seeds(request: pytest.FixtureRequest) -> tuple[int, ...]:
+def bench_seeds(bench_paired: bool) -> tuple[int, ...]:
     """Seeds of repeated trainings: three in every run, six where two arms are compared in pairs."""
-    paired = request.config.stash[ASSIGNMENT] is not None
-    return PAIRED_SEEDS if paired else PAIRED_SEEDS[:3]
+    return PAIRED_SEEDS if bench_paired else PAIRED_SEEDS[:3]
 
 
 @pytest.hookimpl(wrapper=True)
