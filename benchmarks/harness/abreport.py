@@ -122,15 +122,20 @@ def lines(report: Report) -> Iterator[Line]:
     yield from _head(report)
     yield Line("")
     found = [*rows(report.comparison)]
+    if found:
+        yield from _table(found)
+        yield Line(f"  {LEGEND}")
+        yield Line("")
+    for text, colour in _explained(report):
+        yield Line(text, colour)
+
+
+def _table(found: Sequence[Row]) -> Iterator[Line]:
     table = [HEADER, *(row.cells for row in found)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
     for cells, colour in zip(table, ["", *(row.colour for row in found)], strict=True):
         middle = "  ".join(c.rjust(w) for c, w in zip(cells[1:-1], widths[1:-1], strict=True))
         yield Line(f"  {cells[0].ljust(widths[0])}  {middle}  {cells[-1]}".rstrip(), colour)
-    yield Line(f"  {LEGEND}")
-    yield Line("")
-    for text, colour in _explained(report):
-        yield Line(text, colour)
 
 
 def _head(report: Report) -> Iterator[Line]:

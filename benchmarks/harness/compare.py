@@ -60,18 +60,20 @@ def judge_blocks(
     *,
     screened: Collection[str] | None = None,
     num_gated: int | None = None,
+    coarse: Collection[str] = (),
 ) -> Comparison:
     """Judge what was measured so far, whatever order the blocks come in.
 
     `screened` are ids that a stored baseline chose: their pairs have no first stage; `num_gated` is
-    then the number of gated times of the whole suite. Without them it is counted here.
+    then the number of gated times of the whole suite. Without them it is counted here. `coarse` are
+    times (`id metric`) that are known to be too noisy to tell: red only where proven slower.
     """
     blocks = sorted(blocks, key=lambda block: (block.index, block.attempt))
     if not blocks:
         return Comparison(Code.INCONCLUSIVE, (), Request(0, 0, None), 0)
     evidence = _gather(blocks, policy)
     counted = num_gated if num_gated is not None else _count_gated(evidence, policy)
-    judge = _Judge(blocks, policy, max(1, counted), frozenset(screened or ()))
+    judge = _Judge(blocks, policy, max(1, counted), frozenset(screened or ()), frozenset(coarse))
     entries = [*_duplicates(blocks)]
     for name in sorted(evidence):
         entries += judge.benchmark(evidence[name])
@@ -124,10 +126,15 @@ class _Judge:
     """Judges benchmark after benchmark, and gathers what is still to be measured."""
 
     def __init__(
-        self, blocks: Sequence[Block], policy: Policy, num_gated: int, screened: frozenset[str]
+        self,
+        blocks: Sequence[Block],
+        policy: Policy,
+        num_gated: int,
+        screened: frozenset[str],
+        coarse: frozenset[str],
     ) -> None:
-        self._blocks, self._policy = blocks, policy
-        self._num_gated, self._screened = num_gated, screened
+        self._blocks, self._policy, self._num_gated = blocks, policy, num_gated
+        self._screened, self._coarse = screened, coarse
         self._pending: set[str] = set()
         self._repeat: set[str] = set()
         self._num_pairs = self._num_lost = 0
@@ -192,6 +199,8 @@ class _Judge:
             found.name, metric, status, _middle(pairs.base), _middle(pairs.head),
             _lost(pairs), "time",
         )  # fmt: skip
+        if f"{found.name} {metric}" in self._coarse and status is not Status.WORSE:
+            finding = advised(finding)
         return Compared(finding, verdict)
 
     def _memory(self, found: Evidence, metric: str, rule: MetricRule) -> Finding:

@@ -53,6 +53,8 @@ class Options:
     screened: tuple[str, ...] = ()
     """Those of them that a stored baseline chose."""
     num_gated: int | None = None
+    coarse: tuple[str, ...] = ()
+    """Times that calibration found too noisy to tell."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def compare_trees(
     versus = Versus(
         _launchers(root, trees, arms, options),
         lambda found: judge_blocks(
-            found, policy, screened=options.screened, num_gated=options.num_gated
+            found, policy, screened=options.screened, num_gated=options.num_gated,
+            coarse=options.coarse,
         ),
         seed, options.ids, options.on_gpu,
     )  # fmt: skip

@@ -217,6 +217,15 @@ def test_advisory_benchmark_is_never_red_for_a_loss() -> None:
     assert found.num_gated == 1
 
 
+def test_coarse_time_is_red_only_where_it_is_proven() -> None:
+    """Too noisy by calibration: not telling is not red there, a proven slowdown is."""
+    noisy = [1.0, 1.4, 0.7, 1.2, 0.8, 1.1] * 5
+    assert judge(timed(noisy)).code is Code.INCONCLUSIVE
+    assert judge_blocks(timed(noisy), POLICY, coarse=("step time_s",)).code is Code.PASS
+    slow = [3.0 * ratio for ratio in noisy]
+    assert judge_blocks(timed(slow), POLICY, coarse=("step time_s",)).code is Code.REGRESSION
+
+
 def hot(one: Record) -> Record:
     """Measured while the GPU was throttled."""
     return replace(one, invalid=("hardware throttle: hw_thermal",))

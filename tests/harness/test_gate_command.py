@@ -12,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.harness import runs
 from benchmarks.harness.baseline import COMMITTED, Baseline, write_baseline
 from benchmarks.harness.blocks import Side
+from benchmarks.harness.calibration import Calibrated, Calibration, write_calibration
 from benchmarks.harness.commands import gate
 from benchmarks.harness.runs import Options
 from benchmarks.harness.trees import Arm, Source
@@ -30,6 +31,7 @@ class Stage:
     toy: ToyTree
     log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
     benchmarks: tuple[str, ...] = ("spin", "steady")
+    noise: float = 0.001
     offset: float = 1.0
     """How much slower this session is than the stored one."""
 
@@ -45,7 +47,8 @@ class Stage:
         text = (arm.root / "rap" / "__init__.py").read_text(encoding="utf-8")
         cost = {"spin": float(text.split()[2]), "steady": 0.01, "more": 0.01}
         times = {name: self.offset * cost[name] for name in self.benchmarks}
-        return ToyProcesses(times, 0.001, random.Random(len(self.log)), self.log, side)
+        chance = random.Random(f"{side} of the toys {len(self.log)}")
+        return ToyProcesses(times, self.noise, chance, self.log, side)
 
 
 @pytest.fixture
@@ -172,6 +175,23 @@ def test_base_with_another_harness_judges_itself(
     words = " ".join(command)
     assert f"--base {cwd} --head {stage.toy.root}" in words
     assert "--budget 180s -k spin --device cpu" in words
+
+
+def test_time_that_calibration_found_too_noisy_need_not_tell(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pairs may end undecided without turning the gate red; the report names it."""
+    stage.noise, stage.offset = 0.25, 5.0
+    assert stage.gate() == 10
+    times = {"spin time_s": Calibrated(30, 0.3, "unfit", 0.9, 0.03, 0.0),
+             "steady time_s": Calibrated(30, 0.3, "unfit", 0.9, 0.03, 0.0)}  # fmt: skip
+    known = Calibration(MACHINE.key, "room", "abc", 2, 1000, 0.0, 0.0, times)
+    (path,) = (stage.toy.root / COMMITTED).rglob("room.json")
+    write_calibration(path.with_name("room.calibration.json"), known)
+    stage.toy.git("add", "-A")
+    stage.toy.git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "--amend", "-qm", "first")
+    assert stage.gate() == 0
+    assert "too noisy here" in capsys.readouterr().out
 
 
 def test_evidence_and_result_are_kept(stage: Stage) -> None:

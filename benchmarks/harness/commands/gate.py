@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.abreport import Report, lines
-from benchmarks.harness.baseline import LOCAL, Baseline, locate, read_baseline
+from benchmarks.harness.baseline import COMMITTED, LOCAL, Baseline, locate, read_baseline
+from benchmarks.harness.calibration import read_calibration
 from benchmarks.harness.commands import Subparsers
 from benchmarks.harness.commands.ab import (
     INTERRUPTED,
@@ -120,7 +121,9 @@ class Gate:
         baseline, path = self._baseline(session)
         selected = "-k" in self.options.selection
         found = screen(session, baseline, policy, selected=selected)
-        against = f"screened against {path}" if baseline else f"no baseline at {path}"
+        committed = path.is_relative_to(self.base.folder / COMMITTED)
+        name = f"{'the base' if committed else 'this machine'}'s {path.parent.name}/{path.name}"
+        against = f"screened against {name}" if baseline else f"no baseline: {name} is not there"
         paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
         notes = (*self.judge.notes, f"{against}: {paired}")
         if not found.ids or baseline is None:
@@ -131,7 +134,10 @@ class Gate:
             )  # fmt: skip
             kept = self.home / STORE / "gate" / f"{self.head.commit}"
         else:
-            report, kept = self._pairs(found, policy, start, notes)
+            coarse = coarse_times(path, session)
+            if coarse:
+                notes = (*notes, f"too noisy here to be red unless proven: {', '.join(coarse)}")
+            report, kept = self._pairs(found, policy, start, notes, coarse)
         store(report, kept)
         write_evidence(kept / "screen.json", Evidence(session, (), (), required=True))
         return report, kept
@@ -157,12 +163,17 @@ class Gate:
         return read_baseline(path, key, suite), path
 
     def _pairs(
-        self, found: Screened, policy: Policy, start: float, notes: tuple[str, ...]
+        self,
+        found: Screened,
+        policy: Policy,
+        start: float,
+        notes: tuple[str, ...],
+        coarse: tuple[str, ...],
     ) -> tuple[Report, Path]:
         spent = time.monotonic() - start
         options = replace(
             self.options, ids=found.ids, screened=found.suspects, num_gated=found.num_gated,
-            budget_s=self.options.budget_s - spent,
+            budget_s=self.options.budget_s - spent, coarse=coarse,
         )  # fmt: skip
         trees = Trees(self.base, self.head, self.judge.folder, notes, policy)
         words = ["ab", self.base.label, "-k", " or ".join(_bare(name) for name in found.ids)]
@@ -170,6 +181,14 @@ class Gate:
         report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
         whole = _combined(found, report.comparison)
         return replace(report, comparison=whole, seconds=report.seconds + spent), kept
+
+
+def coarse_times(baseline: Path, session: Session) -> tuple[str, ...]:
+    """Times that this machine's calibration, beside its baseline, has found too noisy to gate."""
+    path = baseline.with_name(f"{session.suite}.calibration.json")
+    known = read_calibration(path, session.machine.key)
+    times = {} if known is None else known.times
+    return tuple(sorted(name for name, one in times.items() if one.advisory))
 
 
 def _bare(name: str) -> str:

@@ -82,7 +82,9 @@ def _judge_run(path: Path, arguments: Namespace, policy: Policy) -> Judged:
 
 def _judge_pairs(path: Path, policy: Policy) -> Judged:
     header, blocks = BlockFile(path).read()
-    comparison = judge_blocks(blocks, policy)
+    comparison = judge_blocks(
+        blocks, policy, screened=header.get("screened"), num_gated=header.get("num_gated")
+    )
     facts = _facts(blocks[-1].head) if blocks else []
     told = ", ".join(f"{key} {value}" for key, value in sorted(header.items()))
     findings = [entry.finding for entry in comparison.entries]
