@@ -29,6 +29,7 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "ssim_weight": UNIT,
     "prune": BELOW_ONE,
     "appearance_dropout": UNIT,
+    "augment_vignette": UNIT,
     "refine_start": UNIT,
     "refine_stop": UNIT,
     "min_coverage": UNIT,

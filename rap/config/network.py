@@ -123,6 +123,10 @@ class TrainConfig:
     """Natural log of the weight of the rotation-matrix error (published: 6.5)."""
     augment: float = 0.0
     """Strength of the photometric augmentation of all images; 0: off, 1: as strong as is sane."""
+    augment_vignette: float = 0.0
+    """Largest share of light lost in the corners, drawn for each image; 0: off."""
+    augment_blur_px: float = 0.0
+    """Largest deviation of a Gaussian blur in pixels of the network's image; 0: off."""
     precision: Precision = "fp32"
     """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
     execution: Execution = "eager"
@@ -145,5 +149,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least(self, "train", 1, "epochs", "batch_size", "micro_batches", "validate_every")
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
-        at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed")
+        at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
+        in_range(self, "train", 0, 1, "augment_vignette")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

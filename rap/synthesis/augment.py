@@ -1,9 +1,15 @@
-"""Photometric augmentation: what exposure, white balance, optics and the sensor do to a picture."""
+"""Photometric augmentation: what optics, exposure, white balance and the sensor do to a picture.
+
+For photographs and views alike, each image by its own draws, in the order of a camera: the lens
+(`optics`), then exposure, colour, tone and noise (`photometric`).
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from rap.config import TrainConfig
 
 GAMMA = 0.3  # natural log, either way
 GAIN = 0.25
@@ -11,6 +17,8 @@ WHITE_BALANCE = 0.08
 OFFSET = 0.05
 NOISE = 0.03
 SHARPNESS = 1.0
+_SHARP_PX = 1e-2
+"""A blur narrower than this is none."""
 
 
 def photometric(
@@ -38,3 +46,46 @@ def photometric(
     noise = torch.randn(drawn.shape, generator=generator, device=images.device)
     drawn = drawn + symmetric(OFFSET) + symmetric(NOISE) * noise
     return drawn.clamp(0, 1)
+
+
+def optics(
+    images: Float[Tensor, "b 3 h w"], vignette: float, blur_px: float, generator: torch.Generator
+) -> Float[Tensor, "b 3 h w"]:
+    """Each image through its own lens: corners darkened by up to `vignette`, and out of focus.
+
+    Light falls with the square of the distance from the centre, to 1 - U(0, vignette) in the
+    corners. The blur is Gaussian with a deviation of U(0, blur_px) pixels, as two products with
+    banded matrices whose rows sum to 1 at the borders, too. Zero draws nothing.
+    """
+    _, _, height, width = images.shape
+    if blur_px:
+        deviation = _uniform(len(images), blur_px, generator).clamp_min(_SHARP_PX)
+        across = _blur_matrices(width, deviation.to(images))
+        down = _blur_matrices(height, deviation.to(images))
+        images = down[:, None] @ images @ across[:, None].mT
+    if vignette:
+        y = torch.linspace(-1, 1, height, device=images.device)[:, None]
+        x = torch.linspace(-1, 1, width, device=images.device) * (width / height)
+        squared = (x.square() + y.square()) / (1 + (width / height) ** 2)
+        loss = _uniform(len(images), vignette, generator)[:, None, None, None]
+        images = images * (1 - loss.to(images) * squared)
+    return images
+
+
+def augmented(
+    images: Float[Tensor, "b 3 h w"], config: TrainConfig, generator: torch.Generator
+) -> Float[Tensor, "b 3 h w"]:
+    """All that the settings ask for; with every one at 0, the images themselves."""
+    if config.augment_vignette or config.augment_blur_px:
+        images = optics(images, config.augment_vignette, config.augment_blur_px, generator)
+    return photometric(images, config.augment, generator) if config.augment else images
+
+
+def _uniform(num: int, limit: float, generator: torch.Generator) -> Float[Tensor, "{num}"]:
+    return torch.rand(num, generator=generator, device=generator.device) * limit
+
+
+def _blur_matrices(size: int, deviation: Float[Tensor, "b"]) -> Float[Tensor, "b {size} {size}"]:
+    position = torch.arange(size, device=deviation.device, dtype=deviation.dtype)
+    distance = (position[:, None] - position) / deviation[:, None, None]
+    return torch.softmax(-0.5 * distance.square(), dim=-1)

@@ -19,7 +19,7 @@ from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
-from rap.synthesis.augment import photometric
+from rap.synthesis.augment import augmented
 from rap.synthesis.views import RefreshStats
 from rap.train.banks import (
     Material,
@@ -139,8 +139,7 @@ def _epoch(
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, runner.num_steps, num_steps * train.epochs
         )
-        if train.augment:
-            batch = replace(batch, images=photometric(batch.images, train.augment, augmentation))
+        batch = replace(batch, images=augmented(batch.images, train, augmentation))
         for name, value in runner(batch, factor).items():
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images)

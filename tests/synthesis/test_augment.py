@@ -1,8 +1,10 @@
 """Photometric augmentation: range, off position, independence of images, determinism."""
 
+import pytest
 import torch
 
-from rap.synthesis.augment import photometric
+from rap.config import TrainConfig
+from rap.synthesis.augment import augmented, optics, photometric
 
 
 def pictures(device: torch.device, num: int = 6) -> torch.Tensor:
@@ -45,3 +47,74 @@ def test_content_survives(device: torch.device) -> None:
     drawn = photometric(images, 1.0, seeded(device))
     for before, after in zip(images, drawn, strict=True):
         assert torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1] > 0.8
+
+
+def test_corners_darken_and_the_centre_does_not(device: torch.device) -> None:
+    """Light falls with the squared distance, by another share in each image."""
+    white = torch.ones(200, 3, 13, 17, device=device)
+    drawn = optics(white, 0.4, 0.0, seeded(device))
+    assert torch.equal(drawn[:, :, 6, 8], white[:, :, 6, 8])
+    loss = 1 - drawn[:, 0, 0, 0]
+    assert 0 <= loss.min() < 0.02
+    assert 0.38 < loss.max() <= 0.4 + 1e-6
+    torch.testing.assert_close(1 - drawn[:, 0, 12, 16], loss)
+    # halfway to the right edge of a 17x13 picture
+    share = 0.25 * 17**2 / (17**2 + 13**2)
+    torch.testing.assert_close(1 - drawn[:, 0, 6, 12], share * loss, atol=1e-6, rtol=1e-4)
+
+
+def test_blur_keeps_light_and_spreads_it_as_a_gaussian(device: torch.device) -> None:
+    """A point becomes a bell of the drawn width; even grey stays even to the border."""
+    point = torch.zeros(300, 3, 31, 41, device=device)
+    point[:, :, 15, 20] = 1
+    drawn = optics(point, 0.0, 2.0, seeded(device)).double()
+    assert (drawn.sum((2, 3)) - 1).abs().max() < 1e-4
+    offset = torch.arange(41, device=device) - 20
+    deviation = (drawn[:, 0].sum(1) * offset.square()).sum(1).sqrt()
+    assert deviation.min() < 0.3
+    assert 1.9 < deviation.max() < 2.05
+    assert abs(float(deviation.mean()) - 1) < 0.15
+    grey = torch.full((4, 3, 9, 9), 0.3, device=device)
+    torch.testing.assert_close(optics(grey, 0.0, 3.0, seeded(device)), grey)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(augment=0.5), TrainConfig(augment_vignette=0.5),
+        TrainConfig(augment_blur_px=0.5),
+    ],
+)  # fmt: skip
+def test_every_part_has_a_switch(device: torch.device, config: TrainConfig) -> None:
+    """Off, the images are the very same; on, they change, by the generator's draws alone."""
+    images = pictures(device)
+    assert augmented(images, TrainConfig(), seeded(device)) is images
+    once = augmented(images, config, seeded(device))
+    assert not torch.equal(once, images)
+    assert torch.equal(once, augmented(images, config, seeded(device)))
+    assert not torch.equal(once, augmented(images, config, seeded(device, 1)))
+
+
+def test_without_a_lens_nothing_is_drawn_for_it(device: torch.device) -> None:
+    """Runs with `augment` alone are what they were."""
+    images = pictures(device)
+    assert torch.equal(
+        augmented(images, TrainConfig(augment=1.0), seeded(device)),
+        photometric(images, 1.0, seeded(device)),
+    )
+
+
+@pytest.mark.cuda
+def test_host_is_not_waited_for() -> None:
+    """Augmentation is queued like any kernel."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    device = torch.device("cuda")
+    images, generator = pictures(device), seeded(device)
+    config = TrainConfig(augment=1.0, augment_vignette=0.5, augment_blur_px=2.0)
+    augmented(images, config, generator)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augmented(images, config, generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
