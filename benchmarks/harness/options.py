@@ -16,6 +16,18 @@ RECORDS_FILE = "BENCHMARK_RECORDS_FILE"
 """Set for a fresh process: it measures, writes its records there, and judges nothing."""
 
 
+THEIRS = (
+    "--benchmark-compare", "--benchmark-only", "--benchmark-json", "--benchmark-save",
+    "--benchmark-autosave", "--benchmark-enable",
+)  # fmt: skip
+"""Options of pytest-benchmark that measure."""
+ABSENT = "benchmark_is_absent"
+NEEDS_PLUGIN = (
+    "timing needs pytest-benchmark: install it, and leave out -p no:benchmark; without it every "
+    "benchmark runs once, untimed, and its answer is checked"
+)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What this run is for."""
@@ -40,9 +52,17 @@ class Wanted:
     """Seed of the benchmarks' order; None: the order of their files."""
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """The harness's own options, beside those of pytest-benchmark."""
+def add_options(parser: pytest.Parser, absent: bool = False) -> None:
+    """The harness's own options, beside those of pytest-benchmark.
+
+    Where that is `absent`, its options that measure are known here, so that they can be refused in
+    words instead of as unrecognised.
+    """
     group = parser.getgroup("rap benchmarks")
+    if absent:
+        for name in THEIRS:
+            text = "needs pytest-benchmark, which is absent or switched off"
+            group.addoption(name, dest=ABSENT, nargs="?", const=name, default=None, help=text)
     group.addoption("--full", action="store_true", help="all parameters of every benchmark")
     group.addoption(
         "--scene", default="room", metavar="PATH",
@@ -83,6 +103,8 @@ def read_options(config: pytest.Config) -> Wanted:
     disables its timing in an untimed run.
     """
     option = config.option
+    if getattr(option, ABSENT, None) is not None:
+        raise pytest.UsageError(NEEDS_PLUGIN)
     compare = getattr(option, "benchmark_compare", [])
     _refuse_path(config, compare)
     saved = any(getattr(option, f"benchmark_{name}", None) for name in ("json", "save", "autosave"))
@@ -136,7 +158,7 @@ def _refuse_contradictions(
     if not asked:
         return
     if not hasattr(option, "benchmark_compare"):
-        raise pytest.UsageError("timing needs pytest-benchmark: leave out -p no:benchmark")
+        raise pytest.UsageError(NEEDS_PLUGIN)
     if disabled:
         raise pytest.UsageError(
             "--benchmark-disable (here or in addopts) and an option that measures: with it nothing "

@@ -5,6 +5,7 @@ replays the times, so that one number is shown everywhere. Without pytest-benchm
 no:benchmark`) every benchmark still runs, untimed.
 """
 
+import importlib.util
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -28,9 +29,11 @@ PAIRED_SEEDS = (1, 2, 3, 4, 5, 6)
 JUDGEMENT = pytest.StashKey[Judgement]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Our options exist for `pytest` and `pytest benchmarks` alike."""
-    options.add_options(parser)
+    installed = importlib.util.find_spec("pytest_benchmark") is not None
+    blocked = pluginmanager.is_blocked("benchmark") or pluginmanager.is_blocked("pytest_benchmark")
+    options.add_options(parser, absent=blocked or not installed)
 
 
 @pytest.hookimpl(tryfirst=True)

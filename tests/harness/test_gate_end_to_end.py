@@ -165,6 +165,22 @@ def test_plain_pytest_works_without_pytest_benchmark(toy: Toy) -> None:
     assert "2 passed, 1 skipped, 1 deselected" in printed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--benchmark-compare", "-p", "no:benchmark"), "timing needs pytest-benchmark"),
+        (("--benchmark-compare", "--benchmark-disable"), "nothing would be measured"),
+        (("--benchmark-count", "--device", "cpu"), "needs an NVIDIA GPU"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_words(
+    toy: Toy, arguments: tuple[str, ...], said: str
+) -> None:
+    """USAGE, one line, no traceback."""
+    code, printed = toy.run("benchmarks", *arguments)
+    assert (code, said in printed, "Traceback" in printed) == (4, True, False), printed
+
+
 @pytest.mark.slow
 def test_more_memory_is_a_regression(toy: Toy) -> None:
     """20 % more of 320 MiB, seen in this run and in three fresh processes."""
