@@ -1,19 +1,24 @@
-"""Photographs to poses, the network alone: latency at one image, throughput at many."""
+"""Photographs to poses: latency at one image, throughput at many, and from files."""
 
 import copy
-from typing import cast
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import paths, workloads
 from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
+from rap.camera import Camera
 from rap.config import Precision
-from rap.evaluate import pose_errors, predict
+from rap.config.inference import InferExecution
+from rap.evaluate import Localizer, pose_errors, stream
+from rap.model.regressor import Regressor
 from rap.scene import Scene, centres
 
 TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5, "fp16": 0.1}
@@ -22,6 +27,15 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5, "fp16": 0.1}
 The weights are random: what they make of an image is small beside what all images share, and half
 precision rounds both.
 """
+REQUESTS = {"cuda": 1000, "cpu": 20}
+"""Of one image, one after the other: a p99 needs hundreds."""
+COMPILED = {
+    "eager": paths.NOT_COMPILED,
+    "graphed": paths.NOT_COMPILED,
+    "compiled": paths.ONE_GRAPH,
+    # trunk, two branches and the pose, so that the branches can run side by side
+    "compiled+graphed": paths.Compilation(graphs=4, breaks=0),
+}
 ROUNDING_M = 1e-4
 """A half precision that differs by less is none."""
 
@@ -33,42 +47,41 @@ def flop_of(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> int:
     return counter.get_total_flops()
 
 
-def by_default(batch_size: int, precision: str, compiled: bool) -> bool:
+def by_default(batch_size: int, precision: str, execution: str) -> bool:
     """Compiling takes half a minute, so only one case does."""
-    if precision not in ("fp32", "bf16"):
-        return False
-    return not compiled or (batch_size, precision) == (1, "bf16")
+    if execution == "eager":
+        return precision == "fp32" or (precision == "bf16" and batch_size != 8)
+    if execution == "graphed":
+        return precision == "bf16" and batch_size != 8
+    return (execution, precision, batch_size) == ("compiled+graphed", "bf16", 1)
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "precision", "compiled"),
+    ("batch_size", "precision", "execution"),
     combine(
-        axis([1, 64], full=[8, 32, 256]), axis(["fp32"], cuda=["bf16", "tf32", "fp16"]),
-        axis([False], cuda=[True]),
+        axis([1, 8, 64], full=[256]), axis(["fp32"], cuda=["bf16", "tf32", "fp16"]),
+        axis(["eager"], cuda=["graphed", "compiled", "compiled+graphed"]),
         default=by_default,
     ),
 )  # fmt: skip
 def bench_infer(
     measure: Measure, device: torch.device, scale: Scale, scene: Scene,
-    batch_size: int, precision: Precision, compiled: bool,
+    batch_size: int, precision: Precision, execution: InferExecution,
 ) -> None:  # fmt: skip
     """From uint8 images on the device to poses on the host; they are those of float64."""
-    photos = workloads.photographs(scene, scale.image_height).to(device)
-    regressor = workloads.responsive_regressor(scale.model, photos[:32] / 255, centres(scene.train))
+    photos, regressor, camera = _network(scene, scale, device)
     chosen = torch.arange(batch_size, device=device) % len(photos)
     images = photos[chosen]
     flop = flop_of(regressor, images[:1] / 255) * batch_size
-    with paths.compiler(compiled) as compilation:
-        network = cast(nn.Module, torch.compile(regressor)) if compiled else regressor
-        trunk = [] if compiled else paths.first_arithmetic(regressor.trunk)
-        result = measure(
-            lambda: predict(network, images, device, batch_size, precision),
-            items=batch_size, unit="images", flop=flop,
-        )  # fmt: skip
-        expected = paths.ONE_GRAPH if compiled else paths.NOT_COMPILED
+    with paths.compiler("compiled" in execution) as compilation:
+        locate = Localizer(regressor, camera, precision, batch_size, execution)
+        trunk = paths.first_arithmetic(locate.network.trunk) if execution == "eager" else []
+        result = measure(lambda: locate(images).cpu(), items=batch_size, unit="images", flop=flop)
+        expected = COMPILED[execution]
         result.check(compilation() == expected, f"{compilation()} instead of {expected}")
-    if not compiled:
-        result.check(trunk == [paths.ARITHMETIC[precision]], f"the trunk computed in {trunk}")
+    if execution == "eager":
+        arithmetic = replace(paths.ARITHMETIC[precision], channels_last=True)
+        result.check(trunk == [arithmetic], f"the trunk computed in {trunk}")
     with torch.no_grad():
         exact = copy.deepcopy(regressor).double()(photos.double() / 255).world_from_camera
     off = pose_errors(result.value, exact[chosen])
@@ -86,3 +99,53 @@ def bench_infer(
     if precision in ("bf16", "fp16"):
         off_m = float(off.translation_m.max())
         result.check(off_m > ROUNDING_M, f"fp32 in disguise: off by {off_m:.1e} m only")
+
+
+@pytest.mark.parametrize("execution", axis(["eager"], cuda=["graphed", "compiled+graphed"]))
+def bench_infer_latency(
+    measure: Measure, device: torch.device, scale: Scale, scene: Scene, execution: InferExecution
+) -> None:
+    """One image after the other, each waited for: p50, p95 and p99 of many requests."""
+    photos, regressor, camera = _network(scene, scale, device)
+    precision: Precision = "bf16" if device.type == "cuda" else "fp32"
+    with paths.compiler("compiled" in execution):
+        locate = Localizer(regressor, camera, precision, execution=execution)
+        result = measure(
+            lambda: locate(photos[:1]).cpu(), items=1, unit="images",
+            rounds=REQUESTS[device.type],
+        )  # fmt: skip
+    with torch.no_grad():
+        exact = copy.deepcopy(regressor).double()(photos[:2].double() / 255).world_from_camera
+    off, apart = pose_errors(result.value, exact[:1]), pose_errors(exact[1:], exact[:1])
+    share = float(off.translation_m / apart.translation_m)
+    result.check(share < TOLERANCE[precision], f"off the plain answer by {share:.2%} of the next")
+
+
+@pytest.mark.parametrize("num_workers", axis([0, 4], full=[1, 2, 8, 16]))
+def bench_infer_files(
+    measure: Measure, device: torch.device, scale: Scale, scene: Scene, tmp_path: Path,
+    num_workers: int,
+) -> None:  # fmt: skip
+    """Image files to poses, decoded while the network runs: those of images decoded before."""
+    photos, regressor, camera = _network(scene, scale, device)
+    frames = []
+    for number, (frame, photo) in enumerate(zip(scene.train, photos.cpu(), strict=True)):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(path)
+        frames.append(replace(frame, image=path))
+    locate = Localizer(regressor, camera, batch_size=16)
+    result = measure(
+        lambda: stream(frames, camera, locate, device, 16, num_workers).poses,
+        items=len(frames), unit="images",
+    )  # fmt: skip
+    expected = locate(photos).cpu().double()
+    result.check(torch.equal(result.value, expected), "not the poses of images decoded before")
+
+
+def _network(
+    scene: Scene, scale: Scale, device: torch.device
+) -> tuple[UInt8[Tensor, "n 3 h w"], Regressor, Camera]:
+    """Photographs on the device, a network that tells them apart, and their camera."""
+    photos = workloads.photographs(scene, scale.image_height).to(device)
+    regressor = workloads.responsive_regressor(scale.model, photos[:32] / 255, centres(scene.train))
+    return photos, regressor, scene.camera.with_height(scale.image_height)

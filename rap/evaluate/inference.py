@@ -182,14 +182,12 @@ def stream(
 ) -> Streamed:
     """Poses of frames, decoded by threads while the device works on the images before.
 
-    They are those that `locate` gives for all images decoded first, in the frames' order. One call
-    with a batch of zeros comes before the clock starts: kernels are chosen and compiled in it.
-    Raises DataError for an image that cannot be read.
+    They are those that `locate` gives for all images decoded first, in the frames' order. Call
+    `locate` once before, if its first call is a slow one: the clock runs from the start. Raises
+    DataError for an image that cannot be read.
     """
     if not frames:
         return Streamed(torch.empty(0, 4, 4, dtype=torch.float64), 0.0)
-    shape = (min(batch_size, len(frames)), 3, camera.height, camera.width)
-    locate(torch.zeros(shape, dtype=torch.uint8, device=device)).cpu()
     found: list[Tensor] = []
     start = time.perf_counter()
     with (
