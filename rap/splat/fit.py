@@ -17,6 +17,7 @@ from rap.camera import Camera
 from rap.config import FitConfig
 from rap.scene import Points
 from rap.splat import classic, density, quality
+from rap.splat.exposures import with_exposures
 from rap.splat.gaussians import Gaussians, save_ply
 from rap.splat.initial import (
     FitError,
@@ -106,7 +107,10 @@ def fit(
                 if saving.preview is not None:
                     save_ply(saving.preview, _finished(state, config))
                 saved = now
-    return visible(_finished(state, config))
+    fitted = visible(_finished(state, config))
+    if not config.exposure:
+        return fitted
+    return with_exposures(fitted, course.targets, camera, course.camera_from_world)
 
 
 def begin(
@@ -145,6 +149,9 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     done = min(state.iteration / config.iterations, 1.0)
     means_lr = config.means_lr * course.extent_m * _FINAL_MEANS_LR**done
     means_lr *= sqrt(config.images_per_step)
+    calm = config.final_lr ** max(0.0, 2 * done - 1)
+    for group in state.optimizer.param_groups:
+        group["lr"] = calm * group["initial_lr"]
     state.optimizer.param_groups[0]["lr"] = means_lr
     set_learning_rates(state.optimizer, config, done)
     chosen = course.order[state.iteration]
@@ -158,7 +165,7 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
         course.camera,
         course.camera_from_world.index_select(0, chosen),
         with_depth=config.depth_weight > 0 and targets.depths is not None,
-        exposure=how.exposure,
+        exposure=None if config.exposure else how.exposure,
         colors=trained_colors(
             gaussians,
             course.centres.index_select(0, chosen),

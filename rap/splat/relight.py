@@ -71,7 +71,7 @@ def read_light(
     change = torch.zeros_like(same, requires_grad=True)
     groups = [{"params": [change], "lr": _EXPOSURE_RATE}]
     appearance, standard = gaussians.appearance, None
-    if appearance is not None and with_codes:
+    if appearance is not None and appearance.codes.shape[1] and with_codes:
         shape = (len(images), appearance.codes.shape[1])
         standard = torch.zeros(shape, device=photos.device, requires_grad=True)
         groups += [{"params": [standard], "lr": _CODE_RATE}]

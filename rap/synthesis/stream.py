@@ -7,7 +7,6 @@ view. On the CPU the same happens in order, with the same views at the same step
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from jaxtyping import Int64
@@ -95,10 +94,9 @@ class ViewStream:
                 # long past, unless training is two steps behind
                 self._side.wait_event(self._landed[half])
             per_anchor = self._bank.num // len(self._anchors.world_from_camera)
-            near = self._anchors.world_from_camera[self._rows(step) // per_anchor]
             stats = refresh_views(
                 self._staging[half], self._gaussians, self._camera,
-                replace(self._anchors, world_from_camera=near), self._config,
+                self._anchors.at(self._rows(step) // per_anchor), self._config,
                 self._generator.manual_seed(seed),
             )  # fmt: skip
             if self._side is not None:

@@ -29,6 +29,13 @@ class Anchors:
     world_from_camera: Float[Tensor, "n 4 4"]
     low: Float[Tensor, "3"]
     high: Float[Tensor, "3"]
+    exposure: Float[Tensor, "n 3 4"] | None = None
+    """Of the photographs at these poses, where the splat knows them."""
+
+    def at(self, rows: Int64[Tensor, "k"]) -> "Anchors":
+        """Some of the anchors, in the same box."""
+        exposure = None if self.exposure is None else self.exposure[rows]
+        return Anchors(self.world_from_camera[rows], self.low, self.high, exposure)
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,15 @@ class RefreshStats:
         return (self.num_views - self.num_below_filter) / max(1, self.num_renders)
 
 
-def anchors_of(world_from_camera: Float[Tensor, "n 4 4"], margin_m: float) -> Anchors:
+def anchors_of(
+    world_from_camera: Float[Tensor, "n 4 4"],
+    margin_m: float,
+    exposure: Float[Tensor, "n 3 4"] | None = None,
+) -> Anchors:
     """Anchors at the training poses, bounded by their centres' box widened by a margin."""
     centre = world_from_camera[:, :3, 3]
-    return Anchors(world_from_camera, centre.amin(0) - margin_m, centre.amax(0) + margin_m)
+    low, high = centre.amin(0) - margin_m, centre.amax(0) + margin_m
+    return Anchors(world_from_camera, low, high, exposure)
 
 
 def share(num: int, rank: int, world: int, device: torch.device) -> Int64[Tensor, "k"]:
@@ -68,13 +80,22 @@ def draw_shots(
     config: ViewsConfig,
     generator: torch.Generator,
 ) -> Shots:
-    """A new pose near each given one and, where the splat knows of light, a new light for each."""
+    """A new pose near each given one and, where the splat knows of light, a new light for each.
+
+    A splat that knows exposures alone shows a view in that of its anchor: a camera sets it by what
+    it sees. `near` are the anchors, each as often in a row as there are views of it.
+    """
     poses = sample_poses(
         near, translation_m=config.translation_m, rotation_deg=config.rotation_deg,
         low=anchors.low, high=anchors.high, generator=generator,
     )  # fmt: skip
     if gaussians.appearance is None:
         return Shots(poses)
+    if gaussians.appearance.codes.shape[1] == 0:
+        if anchors.exposure is None:
+            return Shots(poses)
+        per_anchor = len(near) // len(anchors.exposure)
+        return Shots(poses, None, anchors.exposure.repeat_interleave(per_anchor, dim=0))
     light = draw_appearances(gaussians.appearance, len(poses), config, generator)
     return Shots(poses, light.codes, light.exposure)
 

@@ -80,13 +80,16 @@ def prepare(
         num = len(train_poses) * config.views.per_image
         empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
         views = _bank(empty, torch.zeros(num, 4, 4), config, device)
-    anchors = anchors_of(train_poses, config.views.bounds_margin_m)
+    exposure = None
+    if gaussians is not None:
+        exposure = _shots_of_photographs(gaussians, train_poses, mask).exposure
+    anchors = anchors_of(train_poses, config.views.bounds_margin_m, exposure)
     stream = None
     if views is not None and gaussians is not None and config.views.stream_per_step:
         stream = ViewStream(views, gaussians, camera, anchors, config.views)
     return Material(
         banks=Banks(photographs, rendered, views),
-        held_out_images=images[mask],
+        held_out_images=_bank(images[mask], all_poses[mask], config, device).images,
         held_out_poses=all_poses[mask],
         camera=camera,
         source=scene.source,
@@ -204,7 +207,8 @@ def _shots_of_photographs(
     if light is None or light.num_images != len(held_out):
         return Shots(train_poses)
     kept = (~held_out).to(train_poses.device)
-    return Shots(train_poses, light.codes[kept], light.exposure[kept])
+    codes = light.codes[kept] if light.codes.shape[1] else None
+    return Shots(train_poses, codes, light.exposure[kept])
 
 
 def _render_all(

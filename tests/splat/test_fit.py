@@ -13,7 +13,8 @@ from rap import geometry, scene
 from rap.config import FitConfig
 from rap.data import room
 from rap.scene import Frame, Points, Scene
-from rap.splat.fit import FitError, fit
+from rap.splat.fit import FitError, begin, fit, step
+from rap.splat.objective import Targets
 from rap.splat.render import render
 from rap.splat.scores import evaluate_renders
 from rap.splat.sheet import contact_sheet
@@ -228,3 +229,46 @@ def test_depth_brings_the_surfaces_to_where_they_are(
         assert shown is not None
         errors.append(float((shown - expected)[expected > 0].abs().mean()))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_exposures_are_told_from_colours(small_room: Scene) -> None:
+    """Photographs darkened by turns: with `exposure` it is known, and the splat fits better."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    darker = images.clone()
+    darker[::2] = (darker[::2] * 0.6).byte()
+    found = {}
+    for exposure in (False, True):
+        config = replace(CONFIG, exposure=exposure)
+        points = points_of(small_room)
+        fitted = fit(darker, poses, small_room.camera, points, config, CPU)
+        found[exposure] = fitted
+    assert found[False].appearance is None
+    light = found[True].appearance
+    assert light is not None
+    brightness = light.exposure[:, :, :3].sum((1, 2))
+    assert brightness[1::2].min() > 1.2 * brightness[::2].max()
+    scores = {
+        way: evaluate_renders(fitted, darker, poses, small_room.camera).psnr_affine.mean()
+        for way, fitted in found.items()
+    }
+    assert scores[True] > scores[False] + 0.3
+
+
+def test_rates_fall_at_the_end_where_asked_for(small_room: Scene) -> None:
+    """Shapes and colours move less in the second half, as before in the first."""
+    images, poses = images_of(small_room.train), scene.poses(small_room.train)
+    targets = Targets(images, None, None)
+    rates = []
+    for final_lr in (1.0, 0.1):
+        config = replace(CONFIG, final_lr=final_lr, iterations=4)
+        course, state = begin(
+            targets, poses, small_room.camera, points_of(small_room), config, CPU
+        )  # fmt: skip
+        rates.append([])
+        for _ in range(4):
+            step(state, course)
+            rates[-1].append({g["name"]: g["lr"] for g in state.optimizer.param_groups})
+    constant, falling = rates
+    assert constant[0] == constant[3] | {"means": constant[0]["means"]}
+    assert falling[:3] == constant[:3]
+    assert falling[3]["quats"] == pytest.approx(constant[3]["quats"] * 0.1**0.5)

@@ -1,0 +1,67 @@
+"""What the exposures of the photographs are, once a splat is fitted with them left out."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rap.camera import Camera
+from rap.splat.appearance import Appearance
+from rap.splat.exposure import RIDGE, solved_exposure
+from rap.splat.gaussians import Gaussians
+from rap.splat.harmonics import BASE
+from rap.splat.objective import Targets
+from rap.splat.render import render
+
+
+@torch.no_grad()
+def with_exposures(
+    gaussians: Gaussians,
+    targets: Targets,
+    camera: Camera,
+    camera_from_world: Float[Tensor, "m 4 4"],
+) -> Gaussians:
+    """The Gaussians with the exposure of each photograph beside them.
+
+    Without codes the colours change, too, into the mean exposure of all photographs, so that a
+    plain rendering shows what the camera shows on average.
+    """
+    exposures = []
+    for chosen in torch.arange(len(camera_from_world), device=camera_from_world.device).split(1):
+        light = gaussians.appearance
+        codes = None if light is None else light.codes[chosen]
+        rgb = render(gaussians, camera, camera_from_world[chosen], codes=codes).rgb
+        exposures.append(solved_exposure(rgb, targets.photos(chosen), RIDGE))
+    exposure = torch.cat(exposures)
+    if gaussians.appearance is not None:
+        return replace(gaussians, appearance=replace(gaussians.appearance, exposure=exposure))
+    return centred(gaussians, exposure)
+
+
+def centred(gaussians: Gaussians, exposure: Float[Tensor, "m 3 4"]) -> Gaussians:
+    """The same pictures from Gaussians in the mean exposure, and exposures relative to it.
+
+    Exact wherever the Gaussians are opaque: an affine change of all colours is one of the picture.
+    """
+    mean = exposure.mean(0)
+    gain, offset = mean[:, :3], mean[:, 3]
+    base = gaussians.sh[:, 0] @ gain.T + ((0.5 * gain.sum(1) + offset - 0.5) / BASE)
+    sh = torch.cat([base[:, None], gaussians.sh[:, 1:] @ gain.T], dim=1)
+    relative = exposure[:, :, :3] @ torch.linalg.inv(gain)
+    shift = exposure[:, :, 3:] - relative @ offset[:, None]
+    return replace(
+        gaussians, sh=sh, appearance=exposures_alone(gaussians, torch.cat([relative, shift], 2))
+    )
+
+
+def exposures_alone(gaussians: Gaussians, exposure: Float[Tensor, "m 3 4"]) -> Appearance:
+    """An appearance in which photographs differ by their exposure only: codes of no numbers."""
+    empty = gaussians.means.new_empty
+    return Appearance(
+        codes=empty(len(exposure), 0),
+        features=empty(gaussians.num, 0),
+        hidden=empty(0, 0),
+        output=empty(0, 0),
+        exposure=exposure,
+    )

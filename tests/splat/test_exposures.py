@@ -1,0 +1,79 @@
+"""The exposures of the photographs beside a fitted splat."""
+
+from pathlib import Path
+
+import torch
+
+from rap.camera import Camera
+from rap.geometry import rigid
+from rap.splat.appearance import apply_exposure, identity_exposure
+from rap.splat.exposures import centred, with_exposures
+from rap.splat.gaussians import Gaussians, load_ply, save_ply
+from rap.splat.objective import Targets
+from rap.splat.render import render
+
+CAMERA = Camera(20.0, 20.0, 8.0, 6.0, 16, 12)
+
+
+def wall() -> Gaussians:
+    """An opaque wall of many colours 2 m before the origin."""
+    generator = torch.Generator().manual_seed(0)
+    num = 600
+    means = 4 * torch.rand(num, 3, generator=generator, dtype=torch.float64) - 2
+    means[:, 2] = 2.0
+    sh = 0.4 * torch.randn(num, 4, 3, generator=generator, dtype=torch.float64)
+    sh[:, 0] += 1.0
+    return Gaussians(
+        means, torch.ones(num, 4).double(), torch.full((num, 3), -1.2).double(),
+        torch.full((num,), 4.0).double(), sh,
+    )  # fmt: skip
+
+
+def viewpoints(num: int) -> torch.Tensor:
+    shift = 0.1 * torch.randn(num, 3, generator=torch.Generator().manual_seed(1))
+    return rigid(torch.eye(3).expand(num, 3, 3), shift).double()
+
+
+def changes(num: int) -> torch.Tensor:
+    """Exposures of photographs, bright and reddish on average."""
+    noise = 0.05 * torch.randn(num, 3, 4, generator=torch.Generator().manual_seed(2))
+    mean = torch.tensor([[1.3, 0, 0, 0.05], [0, 1.2, 0, 0.02], [0, 0, 1.1, 0]])
+    return (mean + noise).double()
+
+
+def test_pictures_stay_when_the_mean_exposure_moves_into_the_colours() -> None:
+    """Each photograph's picture is the same before and after, and the mean of the rest is none."""
+    gaussians, views, exposure = wall(), viewpoints(3), changes(3)
+    new = centred(gaussians, exposure)
+    assert new.appearance is not None
+    torch.testing.assert_close(
+        new.appearance.exposure.mean(0, keepdim=True), identity_exposure(1, exposure)
+    )
+    before = render(gaussians, CAMERA, views)
+    assert before.alpha.min() > 0.99
+    after = render(new, CAMERA, views, exposure=new.appearance.exposure)
+    torch.testing.assert_close(after.rgb, apply_exposure(before.rgb, exposure), atol=5e-3, rtol=0)
+
+
+def test_exposures_of_photographs_are_found() -> None:
+    """A splat that is darker than its photographs shows them, once it knows their exposures."""
+    gaussians, views, exposure = wall(), viewpoints(4), changes(4)
+    photos = apply_exposure(render(gaussians, CAMERA, views).rgb, exposure).clamp(0, 1)
+    targets = Targets((photos * 255).round().byte())
+    lit = with_exposures(gaussians, targets, CAMERA, views)
+    assert lit.appearance is not None
+    shown = render(lit, CAMERA, views, exposure=lit.appearance.exposure).rgb
+    plain = render(gaussians, CAMERA, views).rgb
+    assert (shown - photos).abs().mean() < 0.3 * (plain - photos).abs().mean()
+
+
+def test_exposures_lie_beside_the_ply(tmp_path: Path) -> None:
+    """Codes of no numbers are written and read like any others."""
+    gaussians = wall()
+    light = centred(gaussians, changes(3))
+    save_ply(tmp_path / "wall.ply", light)
+    found = load_ply(tmp_path / "wall.ply").appearance
+    assert found is not None
+    assert light.appearance is not None
+    assert found.codes.shape == (3, 0)
+    torch.testing.assert_close(found.exposure, light.appearance.exposure.float())
