@@ -6,6 +6,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.harness.abreport import HEADER, between, rows
 from benchmarks.harness.blocks import Block
@@ -37,12 +38,14 @@ class Display:
         self._live.stop()
 
     def _table(self, comparison: Comparison, blocks: Sequence[Block], side: str) -> Table:
-        table = Table(title=f"{self._title}, block {len(blocks) + 1}{side and ': '}{side}")
+        # As Text: to rich, the brackets of an id would be markup.
+        title = f"{self._title}, block {len(blocks) + 1}{side and ': '}{side}"
+        table = Table(title=Text(title))
         for number, name in enumerate(HEADER):
             outer = number in (0, len(HEADER) - 1)
             table.add_column(name, justify="left" if outer else "right", no_wrap=outer)
         for row in rows(comparison, running=True):
-            table.add_row(*row.cells, style=row.colour or None)
+            table.add_row(*map(Text, row.cells), style=row.colour or None)
         return table
 
     def _line(self, comparison: Comparison, block: Block) -> str:
