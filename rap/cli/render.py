@@ -41,19 +41,25 @@ class Render:
     """Height of the images in pixels; none: the camera's."""
     antialiased: bool | None = None
     """Compensate opacity for the screen-space low-pass filter; none: as the file says."""
+    appearances: int = 0
+    """Draw each pose in this many appearances, side by side in one image, the mean one first;
+    0: in the mean appearance only."""
+    seed: int = 7
+    """Which appearances are drawn."""
     device: Device = "auto"
     """`auto` is the GPU where there is one."""
     filter_sheet: Path | None = None
     """Also draw views around the poses, as training does, and show here (.png) what its filter
     accepts and rejects."""
     views: ViewsConfig = field(default_factory=ViewsConfig)
-    """How those views are drawn and judged; nothing else depends on it."""
+    """How those views are drawn and judged, and how far appearances go."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Render one by one; every image appears whole or not at all."""
     arguments: Render = parse(Render, "render", argv)
     check_at_least(1, height=arguments.height)
+    check_at_least(0, appearances=arguments.appearances, seed=arguments.seed)
     check_out_folder(arguments.out)
     if arguments.filter_sheet is not None:
         check_out(arguments.filter_sheet, suffix=".png")
@@ -61,7 +67,9 @@ def run(argv: Sequence[str]) -> int:
     import torch
 
     from rap.evaluate import pick_device
+    from rap.geometry import invert
     from rap.splat.gaussians import load_ply
+    from rap.synthesis.appearance_sheet import appearance_sheet
 
     device = pick_device(arguments.device)
     names, poses, camera = _viewpoints(arguments)
@@ -70,15 +78,35 @@ def run(argv: Sequence[str]) -> int:
     gaussians = load_ply(arguments.splat).to(device)
     if arguments.filter_sheet is not None:
         _show_filter(arguments.filter_sheet, gaussians, camera, poses, arguments.views)
+    light = _light(arguments, gaussians)
     arguments.out.mkdir(exist_ok=True)
     with log.progress("render", len(names), "views") as tick, torch.no_grad():
         for name, pose in zip(names, torch.from_numpy(poses), strict=True):
-            drawn = rap.render(gaussians, camera, pose[None], antialiased=arguments.antialiased)
-            pixels = (drawn.rgb[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+            picture = appearance_sheet(
+                gaussians, camera, invert(pose)[None], light, antialiased=arguments.antialiased
+            )
+            pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
             _save(arguments.out / f"{name.replace('/', '-')}.png", pixels.cpu().numpy())
             tick()
     log.info(f"{arguments.out}: {len(names)} images of {camera.width}x{camera.height}")
     return 0
+
+
+def _light(
+    arguments: Render, gaussians: "rap.splat.gaussians.Gaussians"
+) -> "rap.synthesis.appearances.NewAppearances | None":
+    """The appearances that each pose is to be shown in; none: the mean one alone."""
+    from rap.synthesis.appearance_sheet import mean_and_new
+
+    if arguments.appearances == 0:
+        return None
+    if gaussians.appearance is None:
+        raise UsageError(
+            f"{arguments.splat}: has no appearance to vary; fit it with --fit.appearance-dim 8"
+        )
+    return mean_and_new(
+        gaussians.appearance, arguments.appearances, arguments.views, arguments.seed
+    )
 
 
 def _show_filter(
