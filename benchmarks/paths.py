@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @dataclass
@@ -43,6 +44,29 @@ def pool_sizes(monkeypatch: pytest.MonkeyPatch, owner: ModuleType) -> list[int]:
 
     monkeypatch.setattr(owner, "ThreadPoolExecutor", opened)
     return sizes
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations in a `with` block whose name holds `part`, backward ones aside.
+
+    What torch composes of others (attention without a fused kernel) is counted as those.
+    """
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+        self.num = 0
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Run an operation, and count it if it is asked for."""
+        self.num += self.part in func.name() and "backward" not in func.name()
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
