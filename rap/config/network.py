@@ -141,13 +141,16 @@ class TrainConfig:
     """Share of the training photographs held out, in contiguous blocks, to choose the weights."""
     validate_every: int = 1
     """Epochs between validations."""
+    save_every: int = 1
+    """Epochs between states to resume from; they are written aside while training goes on."""
     patience: int = 0
     """Stop after this many validations without a better score; 0: never."""
     seed: int = 7
     """Seed of every random choice of the training."""
 
     def __post_init__(self) -> None:
-        at_least(self, "train", 1, "epochs", "batch_size", "micro_batches", "validate_every")
+        at_least(self, "train", 1, "epochs", "batch_size", "micro_batches")
+        at_least(self, "train", 1, "validate_every", "save_every")
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
         in_range(self, "train", 0, 1, "augment_vignette")

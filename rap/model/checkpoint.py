@@ -40,14 +40,25 @@ class Checkpoint:
 
 def save(path: Path, regressor: Regressor, camera: Camera, provenance: dict[str, str]) -> None:
     """Write weights, configuration, camera and provenance; the file appears whole or not at all."""
+    write(path, regressor.config, regressor.state_dict(), camera, provenance)
+
+
+def write(
+    path: Path,
+    config: settings.ModelConfig,
+    weights: Mapping[str, Tensor],
+    camera: Camera,
+    provenance: dict[str, str],
+) -> None:
+    """`save` for weights that were copied from a regressor with this configuration."""
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "model": json.dumps(dataclasses.asdict(regressor.config)),
+        "model": json.dumps(dataclasses.asdict(config)),
         "camera": json.dumps(dataclasses.asdict(camera)),
         "provenance": json.dumps(provenance),
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in regressor.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 

@@ -62,27 +62,36 @@ def epoch_indices(num: int, batch_size: int, seed: int, epoch: int) -> Int64[Ten
 def batches(
     banks: Banks, indices: Int64[Tensor, "s b"], views_per_image: int, num_workers: int
 ) -> Iterator[Batch]:
-    """The batches of an epoch, in order; host-resident banks are gathered ahead by workers."""
-    parts: list[tuple[str, ImageBank, Int64[Tensor, "s k"]]] = [
-        ("pose", banks.photographs, indices)
-    ]
+    """The batches of an epoch, in order; host-resident banks are gathered ahead by workers.
+
+    The order travels to the device once, and the host waits for nothing afterwards.
+    """
+    parts: list[tuple[str, ImageBank, int]] = [("pose", banks.photographs, 1)]
     if banks.rendered is not None:
-        parts.append(("rendered", banks.rendered, indices))
+        parts.append(("rendered", banks.rendered, 1))
     if banks.views is not None:
-        parts.append(("view", banks.views, view_indices(indices, views_per_image)))
-    sizes = {name: index.shape[1] for name, _, index in parts}
-    index_on_device = [index.to(bank.poses.device) for _, bank, index in parts]
-    streams = [
-        bank.batches(iter(index if bank.resident else host), num_workers)
-        for (_, bank, host), index in zip(parts, index_on_device, strict=True)
-    ]
+        parts.append(("view", banks.views, views_per_image))
+    there = _ahead(indices, banks.photographs.device)
+    sizes, streams, positions = {}, [], []
+    for name, bank, per_image in parts:
+        position = view_indices(there, per_image)
+        used = position if bank.resident else view_indices(indices, per_image)
+        streams.append(bank.batches(iter(used), num_workers))
+        sizes[name] = position.shape[1]
+        positions.append((bank, position))
     for step, images in enumerate(zip(*streams, strict=True)):
-        poses = [
-            bank.poses[i[step]] for (_, bank, _), i in zip(parts, index_on_device, strict=True)
-        ]
+        poses = [bank.poses.index_select(0, position[step]) for bank, position in positions]
         yield Batch(torch.cat(images), torch.cat(poses), sizes)
+
+
+def _ahead(indices: Int64[Tensor, "s b"], device: torch.device) -> Int64[Tensor, "s b"]:
+    """A copy on the device, for which the host does not wait."""
+    if device.type != "cuda":
+        return indices.to(device)
+    return indices.pin_memory().to(device, non_blocking=True)
 
 
 def view_indices(indices: Int64[Tensor, "s b"], per_image: int) -> Int64[Tensor, "s k"]:
     """Positions of each photograph's views in a bank that stores them together."""
-    return (indices[..., None] * per_image + torch.arange(per_image)).flatten(1)
+    offsets = torch.arange(per_image, device=indices.device)
+    return (indices[..., None] * per_image + offsets).flatten(1)

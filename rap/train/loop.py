@@ -14,7 +14,6 @@ import torch
 from rap import log
 from rap.config import Config, ConfigError, load, to_toml
 from rap.evaluate import pose_errors, predict, score, summarise
-from rap.model import checkpoint
 from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
@@ -32,8 +31,9 @@ from rap.train.banks import (
 )
 from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
 from rap.train.execution import Runner
+from rap.train.keeping import Keeper, Writer
 from rap.train.schedule import learning_rate_factor
-from rap.train.state import Progress, load_state, save_state
+from rap.train.state import Progress, load_state
 from rap.train.step import Learner, build_learner
 
 PLATEAU_PATIENCE = 50
@@ -75,21 +75,22 @@ def train(
             progress = load_state(out / "state.pt", learner, mark)
         _continue_run(out, material, config, progress)
     runner = Runner(learner, config, device)
-    with _private_random_state(device), _progress(material, config, progress) as tick:
+    with (
+        _private_random_state(device),
+        _progress(material, config, progress) as tick,
+        Writer() as writer,
+    ):
+        keeper = Keeper(writer, out, learner, config, material.camera, material.source, mark)
         for epoch in range(progress.epochs_done, config.train.epochs):
             # Asked before an epoch, so that a run resumed after its early stop stays stopped.
             if 0 < config.train.patience <= progress.validations_since_best:
                 log.info(f"stopping: no better score in {config.train.patience} validations")
                 break
             record = _epoch(runner, material, config, epoch, progress, tick)
-            _validate(learner, material, config, epoch, progress, record, out)
+            selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
-            _save(out / "last.safetensors", learner, material, config, epoch, "last epoch")
-            log.append_json(out / "log.jsonl", record)
-            save_state(out / "state.pt", learner, progress, mark)
-    if progress.best_epoch < 0:
-        last = progress.epochs_done - 1
-        _save(out / "best.safetensors", learner, material, config, last, "last epoch")
+            keeper.keep(epoch, progress, record, selection)
+        keeper.finish(progress)
     return out / "best.safetensors"
 
 
@@ -144,7 +145,8 @@ def _epoch(
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images)
     # The only wait for the device in an epoch.
-    losses = {name: float(total) / num_steps for name, total in totals.items()}
+    means = torch.stack(list(totals.values())) / num_steps
+    losses = dict(zip(totals, means.tolist(), strict=True))
     if not all(map(math.isfinite, losses.values())):
         raise TrainingError(
             f"epoch {epoch}: the loss is not finite ({losses}); start a new run with a lower "
@@ -186,13 +188,12 @@ def _validate(
     epoch: int,
     progress: Progress,
     record: dict[str, object],
-    out: Path,
-) -> None:
-    """Score the held-out photographs; keep the checkpoint if its score is the lowest so far."""
+) -> str | None:
+    """Score the held-out photographs; says why these weights are the best, if they are so far."""
     train = config.train
     due = (epoch + 1) % train.validate_every == 0 or epoch + 1 == train.epochs
     if not due or len(material.held_out_images) == 0:
-        return
+        return None
     device = material.banks.photographs.poses.device
     predicted = predict(learner.scored, material.held_out_images, device, precision=train.precision)
     errors = pose_errors(predicted, material.held_out_poses.double())
@@ -205,12 +206,11 @@ def _validate(
     if current < progress.best_score:
         progress.best_score, progress.best_epoch = current, epoch
         progress.validations_since_best = 0
-        selection = f"lowest validation score ({current:.6f})"
-        _save(out / "best.safetensors", learner, material, config, epoch, selection)
-        return
+        return f"lowest validation score ({current:.6f})"
     progress.validations_since_best += 1
     if train.schedule == "plateau" and progress.validations_since_best % PLATEAU_PATIENCE == 0:
         progress.plateau_factor *= PLATEAU_FACTOR
+    return None
 
 
 def _new_learner(material: Material, config: Config, device: torch.device) -> Learner:
@@ -258,22 +258,13 @@ def _check_settings(config: Config, device: torch.device) -> None:
 
 def _settings_that_matter(config: Config) -> str:
     """Settings without those that change where work happens but not its result."""
-    neutral = replace(config, image=replace(config.image, num_workers=0, pin_memory=False,
-                      device_budget_gib=0.0, cache_dir=None))  # fmt: skip
+    neutral = replace(
+        config,
+        image=replace(config.image, num_workers=0, pin_memory=False, device_budget_gib=0.0,
+                      cache_dir=None),
+        train=replace(config.train, execution="eager", checkpointing=False, save_every=1),
+    )  # fmt: skip
     return to_toml(neutral)
-
-
-def _save(
-    path: Path, learner: Learner, material: Material, config: Config, epoch: int, selection: str
-) -> None:
-    provenance = {
-        "scene": material.source,
-        "epoch": str(epoch),
-        "selection": selection,
-        "batch_norm": config.model.batch_norm,
-        "seed": str(config.train.seed),
-    }
-    checkpoint.save(path, learner.scored, material.camera, provenance)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a resumed run needs, in one file that is replaced at the end of each epoch."""
+"""What a resumed run needs, in one file that is replaced as training goes on."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from rap.config import ConfigError
 from rap.log import replacing
 from rap.train.step import Learner
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -25,15 +25,19 @@ class Progress:
     plateau_factor: float = 1.0
 
 
-def save_state(path: Path, learner: Learner, progress: Progress, fingerprint: str) -> None:
-    """Write everything but random state, which follows from the seed and the epoch."""
-    state = {
+def state_of(learner: Learner, progress: Progress, fingerprint: str) -> dict[str, Any]:
+    """Everything but random state, which follows from the seed and the epoch; no copy."""
+    return {
         "version": VERSION,
         "fingerprint": fingerprint,
         "progress": asdict(progress),
         "num_steps": learner.num_steps,
         **{name: part.state_dict() for name, part in _parts(learner).items()},
     }
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what `state_of` gave; the file appears whole or not at all."""
     with replacing(path) as temporary:
         torch.save(state, temporary)
 

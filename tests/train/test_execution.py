@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from rap.config import Config, Execution, LossWeights, Precision
+from rap.data.images import ImageBank
 from rap.model.regressor import Prediction, Regressor, build_regressor
+from rap.synthesis.augment import photometric
 from rap.train import execution
-from rap.train.batches import Batch
+from rap.train.batches import Banks, Batch, batches, epoch_indices
 from rap.train.execution import Runner, kept_state
 from rap.train.step import Comparison, Learner, Terms, build_learner, compare, optimise, step
 
@@ -242,16 +244,25 @@ class TestRecording:
         assert capsys.readouterr().err.count("no CUDA graph") == 1
 
     @pytest.mark.parametrize("way", ["eager", "graphed"])
-    def test_steps_never_wait_for_the_host(self, tiny_config: Config, way: Execution) -> None:
-        """After the first step no synchronisation is made, whatever the batch and the rate."""
+    def test_an_epoch_never_waits_for_the_device(self, tiny_config: Config, way: Execution) -> None:
+        """After the first step: order, batches, augmentation and steps without synchronisation."""
         config = configured(tiny_config, execution=way)
         learner = learner_for(config, self.device)
         runner = Runner(learner, config, self.device)
-        batches = [batch_on(self.device, seed) for seed in range(3)]
-        runner(batches[0], 1.0)
+        runner(batch_on(self.device, 0), 1.0)
+        images = torch.zeros(10, 3, 48, 64, dtype=torch.uint8)
+        bank = ImageBank(images, torch.eye(4).repeat(10, 1, 1), self.device, 2**30, True)
+        banks = Banks(bank, bank, bank)
+        generator = torch.Generator(self.device).manual_seed(0)
+        indices = epoch_indices(10, 4, seed=0, epoch=0)
+        torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for index, batch in enumerate(batches):
-                runner(batch, 1.0 / (1 + index))
+            totals = torch.zeros(5, device=self.device)
+            for batch in batches(banks, indices, views_per_image=1, num_workers=0):
+                drawn = replace(batch, images=photometric(batch.images, 1.0, generator))
+                totals += torch.stack(list(runner(drawn, 0.5).values()))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+        assert learner.num_steps == 4
+        assert bool(totals.isfinite().all())

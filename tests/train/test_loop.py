@@ -13,11 +13,9 @@ from rap.config import Config, ConfigError
 from rap.model.checkpoint import load as load_checkpoint
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
-from rap.train import loop
+from rap.train import keeping, loop
 from rap.train.banks import held_out_mask
 from rap.train.loop import TrainingError, train
-from rap.train.state import Progress
-from rap.train.step import Learner
 
 CPU = torch.device("cpu")
 
@@ -109,17 +107,17 @@ def test_a_killed_run_resumes_to_the_same_bits(
     config = set_weights(config, rendered=1.0, feature=1.0, adversarial=0.7)
     whole = train(tiny_scene, tiny_splat, config, tmp_path / "whole", CPU)
 
-    original = loop.save_state
+    original = keeping.write_state
 
-    def save_then_die(path: Path, learner: Learner, progress: Progress, mark: str) -> None:
-        original(path, learner, progress, mark)
-        if progress.epochs_done == killed_after:
+    def write_then_die(path: Path, state: dict[str, Any]) -> None:
+        original(path, state)
+        if state["progress"]["epochs_done"] == killed_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save_state", save_then_die)
+    monkeypatch.setattr(keeping, "write_state", write_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_scene, tiny_splat, config, tmp_path / "cut", CPU)
-    monkeypatch.setattr(loop, "save_state", original)
+    monkeypatch.setattr(keeping, "write_state", original)
     resumed = train(tiny_scene, tiny_splat, config, tmp_path / "cut", CPU, resume=True)
 
     for name in ("best.safetensors", "last.safetensors"):
