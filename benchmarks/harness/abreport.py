@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.compare import Compared, Comparison
+from benchmarks.harness.compare import UNSTEADY, Compared, Comparison
 from benchmarks.harness.pairs import PairedVerdict, State
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import SCHEMA
@@ -73,6 +73,7 @@ def _row(entry: Compared, *, running: bool) -> Row:
         )
     measuring = running and pairs.state is State.MORE
     word = f"{pairs.missing_blocks} blocks to go" if measuring else word_for(entry)
+    word += " ~" if UNSTEADY in finding.detail else ""
     cells = (
         name, *shown, f"{pairs.effect:+.1%}", between(pairs), _p(pairs.p),
         str(pairs.num_blocks), percent(pairs.detectable), word,
@@ -125,6 +126,9 @@ def lines(report: Report) -> Iterator[Line]:
     if found:
         yield from _table(found)
         yield Line(f"  {LEGEND}")
+        for entry in report.comparison.entries:
+            if entry.pairs is not None and entry.finding.detail:
+                yield Line(f"  {entry.finding.id}: {entry.finding.detail}")
         yield Line("")
     for text, colour in _explained(report):
         yield Line(text, colour)
@@ -184,8 +188,6 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
             ),
             colour,
         )
-        if finding.detail:
-            yield f"    {finding.detail}", ""
     entry_of = report.policy.entry(finding.id)
     if entry_of is not None and finding.status not in (Status.SUSPECT, Status.UNDECIDED):
         yield f"    owner: {entry_of.owner}", ""

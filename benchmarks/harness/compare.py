@@ -18,6 +18,7 @@ from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advis
 
 MIN_LOST, MAX_LOST = 3, 6
 """Lost pairs before the machine is called unfit, and before one benchmark is given up."""
+UNSTEADY = "unsteady (still changing by over 0.5 % when warm-up was cut off)"
 NOISY_BLOCKS = 3
 """Blocks before memory that does not repeat to the byte may be red."""
 STATUS = {
@@ -197,7 +198,7 @@ class _Judge:
             (self._repeat if pairs.repeat else self._pending).add(found.name)
         finding = Finding(
             found.name, metric, status, _middle(pairs.base), _middle(pairs.head),
-            _lost(pairs), "time",
+            _disturbed(pairs, found), "time",
         )  # fmt: skip
         if f"{found.name} {metric}" in self._coarse and status is not Status.WORSE:
             finding = advised(finding)
@@ -228,8 +229,13 @@ def _middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _lost(pairs: Pairs) -> str:
-    if not pairs.reasons:
-        return ""
-    lost = f"{pairs.num_lost} blocks stayed invalid after {TRIES} tries; " * (pairs.num_lost > 0)
-    return f"{lost}invalid, not slow: {'; '.join(pairs.reasons[:3])}"
+def _disturbed(pairs: Pairs, found: Evidence) -> str:
+    """What a reader must know about the times: unsteady, invalid, lost."""
+    records = (*found.base, *found.head)
+    unsteady = sum(record.warm_up == "unsteady" for record in records)
+    told = [f"{UNSTEADY} in {unsteady} of {len(records)} processes"] if unsteady else []
+    if pairs.num_lost:
+        told.append(f"{pairs.num_lost} blocks stayed invalid after {TRIES} tries")
+    if pairs.reasons:
+        told.append(f"invalid, not slow: {'; '.join(pairs.reasons[:3])}")
+    return "; ".join(told)

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import runs
 from benchmarks.harness.blocks import Side
+from benchmarks.harness.lock import alone
 from benchmarks.harness.processes import Ran
 from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options, Trees
@@ -70,7 +71,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(runs, "_launchers", stage.launchers)
     yield stage
     assert not any(root.exists() for root in stage.seen)
-    assert [*tmp_path.glob("benchmarks-*")] == []
+    assert [*tmp_path.glob("benchmarks-*")] == []  # the lock's own file stays
 
 
 def test_slower_working_tree_is_red(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +172,16 @@ def test_fault_is_injected_in_the_head_only(
     printed = capsys.readouterr().out
     assert "INJECTED FAULTS in the head (BENCHMARK_FAULT): slow:30@spin" in printed
     assert "spin time_s: slower by 30.0%" in printed
+
+
+def test_two_comparisons_at_once_are_environment(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each would measure the other."""
+    with alone():
+        assert stage.ab("--aa") == 11
+    assert "another comparison is running" in capsys.readouterr().err
+    assert stage.log == []
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,10 @@ def command_line(*arguments: str) -> list[str]:
 
 def run(toy: ToyTree, *arguments: str, **extra: str) -> tuple[int, str]:
     """Run it as a person would."""
+    environment = {**clean_environment(), "TMPDIR": str(toy.root.parent), **extra}
     done = subprocess.run(
-        command_line(*arguments), cwd=toy.root, env={**clean_environment(), **extra},
-        capture_output=True, text=True, check=False,
+        command_line(*arguments), cwd=toy.root, env=environment, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

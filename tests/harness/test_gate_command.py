@@ -54,6 +54,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A base commit with its baseline, and nothing changed yet."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT", "CI"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "toy").mkdir()

@@ -9,6 +9,7 @@ from benchmarks.harness import faults, machine
 from benchmarks.harness.abreport import lines
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.bisecting import bisect
+from benchmarks.harness.lock import alone
 from benchmarks.harness.processes import terminable
 from benchmarks.harness.report import Line
 from benchmarks.harness.runs import Options, Trees, compare_trees, repeat_command
@@ -77,7 +78,7 @@ def run(arguments: Namespace) -> int:
     """Compare; the exit code of the verdict."""
     _refuse_contradictions(arguments)
     options = options_of(arguments)
-    with terminable(), scratch() as folder:
+    with terminable(), alone(), scratch() as folder:
         if arguments.bisect:
             good, bad = arguments.bisect
             return bisect(arguments.root, good, bad, options, folder, sys.stdout)

@@ -25,6 +25,7 @@ from benchmarks.harness.commands.ab import (
 from benchmarks.harness.compare import Compared, Comparison
 from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.judge import APPROVAL, HARNESS, OWN_GATE, Judge, compose_judge
+from benchmarks.harness.lock import alone
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, terminable
 from benchmarks.harness.record import Session
@@ -69,16 +70,21 @@ def run(arguments: Namespace) -> int:
         home = arguments.root if arguments.head is None else arguments.head.resolve()
         if _is_judged_elsewhere(base.folder, arguments.root):
             return _let_base_judge(base, home, arguments)
-        head = working_tree(home)
-        judge = compose_judge(base, head, folder / "judge")
-        if not (base.folder / OWN_GATE).is_file():
-            text = f"the base has no gate of its own: judged by the head's harness; {APPROVAL}"
-            judge = replace(judge, notes=(*judge.notes, text))
-        report, kept = Gate(home, base, head, judge, options, folder).run()
+        with alone():
+            report, kept = _judge_here(home, base, options, folder)
     for line in lines(report):
         sys.stdout.write(f"{coloured(line)}\n")
     sys.stdout.write(f"records and results: {kept}\n")
     return INTERRUPTED if report.ended is Ended.INTERRUPTED else report.code.value
+
+
+def _judge_here(home: Path, base: Source, options: Options, folder: Path) -> tuple[Report, Path]:
+    head = working_tree(home)
+    judge = compose_judge(base, head, folder / "judge")
+    if not (base.folder / OWN_GATE).is_file():
+        text = f"the base has no gate of its own: judged by the head's harness; {APPROVAL}"
+        judge = replace(judge, notes=(*judge.notes, text))
+    return Gate(home, base, head, judge, options, folder).run()
 
 
 def _is_judged_elsewhere(base: Path, here: Path) -> bool:
