@@ -27,6 +27,7 @@ from rap.config import (
     TrainConfig,
     ViewsConfig,
 )
+from rap.config.inference import InferExecution
 
 KINDS = ("train", "fit", "views", "infer")
 
@@ -53,6 +54,8 @@ class Profile:
     """Images per step of infer."""
     precision: Precision = "fp32"
     """Arithmetic of infer; training's is train.precision."""
+    execution: InferExecution = "eager"
+    """How infer runs the network; training's is train.execution."""
     preset: str | None = None
     """Settings to start from; none: `room` for the room, `seven_scenes` for a folder."""
     config: Path | None = None
@@ -106,5 +109,11 @@ def _job(kind: str, arguments: Profile, config: Config) -> "rap.profiling.Job":
     if kind == "views":
         return jobs.views_job(scene, gaussians, config, device)
     return jobs.infer_job(
-        scene, checkpoint, config, device, arguments.batch_size, arguments.precision
+        scene,
+        checkpoint,
+        config,
+        device,
+        arguments.batch_size,
+        arguments.precision,
+        arguments.execution,
     )

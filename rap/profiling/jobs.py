@@ -8,20 +8,22 @@ import torch
 
 from rap.camera import Camera
 from rap.config import Config, Precision
+from rap.config.inference import InferExecution
 from rap.data.images import decode
 from rap.data.points import initial_points
-from rap.evaluate import predict
+from rap.evaluate import Localizer
 from rap.model.checkpoint import Checkpoint
-from rap.model.regressor import Regressor, build_regressor
+from rap.model.regressor import build_regressor
 from rap.profiling.window import Job, Part
 from rap.scene import Frame, Scene, poses
 from rap.splat import fit
 from rap.splat.gaussians import Gaussians
 from rap.splat.objective import Targets
-from rap.train.banks import Material, draw_views, prepare
-from rap.train.batches import Batch, batches, epoch_indices
+from rap.synthesis.augment import augmented
+from rap.train.banks import Material, draw_views, prepare, streamed
+from rap.train.batches import Batch, batches, epoch_generator, epoch_indices
+from rap.train.execution import Runner
 from rap.train.loop import _new_learner
-from rap.train.step import optimise
 
 MAX_FRAMES = {"cpu": 16, "cuda": 64}
 """Of a scene, evenly spread: a profile takes seconds, however long somebody filmed."""
@@ -30,22 +32,32 @@ MAX_FRAMES = {"cpu": 16, "cuda": 64}
 def train_job(
     scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
 ) -> Job:
-    """One training step: its batch, then the optimisation; the views are drawn once before."""
+    """One training step: its batch, augmented, then the optimisation as `train.execution` says.
+
+    Views are drawn once before; where they come as a stream, it advances while a batch is fetched.
+    """
     material = _material(scene, gaussians, config, device)
-    learner = _new_learner(material, config, device)
+    runner = Runner(_new_learner(material, config, device), config, device)
     draw_views(material, config, epoch=0)
     stream = _endless_batches(material, config)
     current: list[Batch] = [next(stream)]
+    generator = epoch_generator(config.train.seed, 0, "augment", device)
 
     def fetch() -> None:
         current[0] = next(stream)
 
+    def augment() -> None:
+        batch = current[0]
+        current[0] = replace(batch, images=augmented(batch.images, config.train, generator))
+
     def update() -> None:
-        optimise(learner, current[0], config, lr_factor=1.0)
+        runner(current[0], 1.0)
 
     images = len(current[0].images)
-    what = f"training step of {scene.source}, {images} images, {config.train.precision}"
-    parts = (Part("batch", fetch, is_input=True), Part("optimise", update))
+    what = (
+        f"training step of {scene.source}, {images} images, {config.train.precision}, {runner.runs}"
+    )
+    parts = (Part("batch", fetch, is_input=True), Part("augment", augment), Part("step", update))
     return Job(what, device, parts, images, "images")
 
 
@@ -92,19 +104,21 @@ def infer_job(
     checkpoint: Checkpoint | None,
     config: Config,
     device: torch.device,
-    batch_size: int,
-    precision: Precision,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    execution: InferExecution = "eager",
 ) -> Job:
-    """Photographs to poses, a batch per step; fresh weights do as well as trained ones."""
+    """Photographs in host memory to poses there; fresh weights do as well as trained ones."""
     camera = scene.camera.with_height(config.image.height)
     regressor = build_regressor(config.model, config.train.seed).to(device)
     if checkpoint is not None:
         camera, regressor = checkpoint.camera, checkpoint.regressor
-    return Job(
-        f"{batch_size} photographs of {scene.source} to poses, {precision}", device,
-        _inference_parts(scene, camera, regressor, device, batch_size, precision),
-        batch_size, "images",
-    )  # fmt: skip
+    locate = Localizer(regressor, camera, precision, batch_size, execution)
+    images = decode(thinned(scene.test or scene.train, device), camera, num_workers=0)
+    images = images[torch.arange(batch_size) % len(images)]
+    what = f"{batch_size} photographs of {scene.source} to poses, {precision}, {execution}"
+    part = Part("localize", lambda: locate(images).cpu())
+    return Job(what, device, (part,), batch_size, "images")
 
 
 def thinned(frames: tuple[Frame, ...], device: torch.device) -> tuple[Frame, ...]:
@@ -123,19 +137,6 @@ def unfitted(scene: Scene, config: Config, device: torch.device) -> Gaussians:
     return fit.fit(images, poses(frames).float(), camera, points, once, device)
 
 
-def _inference_parts(
-    scene: Scene,
-    camera: Camera,
-    regressor: Regressor,
-    device: torch.device,
-    batch_size: int,
-    precision: Precision,
-) -> tuple[Part, ...]:
-    images = decode(thinned(scene.test or scene.train, device), camera, num_workers=0)
-    images = images[torch.arange(batch_size) % len(images)]
-    return (Part("localize", lambda: predict(regressor, images, device, batch_size, precision)),)
-
-
 def _material(
     scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
 ) -> Material:
@@ -147,9 +148,8 @@ def _endless_batches(material: Material, config: Config) -> Iterator[Batch]:
     photographs = material.banks.photographs
     for epoch in count():
         indices = epoch_indices(photographs.num, config.train.batch_size, config.train.seed, epoch)
-        yield from batches(
-            material.banks, indices, config.views.per_image, config.image.num_workers
-        )
+        found = batches(material.banks, indices, config.views.per_image, config.image.num_workers)
+        yield from streamed(found, material, config, epoch, len(indices))
 
 
 def _fit_camera(scene: Scene, config: Config) -> Camera:
