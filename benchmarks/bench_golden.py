@@ -1,0 +1,57 @@
+"""Is it still right? Frozen inputs through the fast paths, against golden numbers of float64 twins.
+
+Not timed to be gated: one call each. A deviation is a wrong answer, and red whatever the speed.
+"""
+
+import pytest
+import torch
+
+from benchmarks import frozen
+from benchmarks.harness import Measure, Result, axis
+from rap.config import Precision
+from rap.model.precision import precision_scope
+
+TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5, "fp16": 0.1}
+"""Largest deviation over the root mean square of what it must be; fp32 on a CPU has 1e-5.
+
+The network's frozen weights are far from trained ones, and half precisions round them: weights off
+by 1 % deviate by 0.05 to 0.8.
+"""
+RENDER_TOLERANCE = 5e-3
+"""gsplat cuts Gaussians off where the plain rasteriser does, to its own rounding."""
+
+
+def check(result: Result[frozen.Numbers], part: str, tolerance: float, forward: bool) -> None:
+    """Every quantity against its golden one; gradients are left out with `forward`."""
+    golden = frozen.read_goldens(part)
+    off = frozen.difference(result.value, golden)
+    looked_at = {n: v for n, v in off.items() if not (forward and n.startswith("gradient"))}
+    worst = max(looked_at, key=lambda name: looked_at[name])
+    result.metric("off_share", looked_at[worst])
+    wrong = [f"{name} by {value:.1e}" for name, value in looked_at.items() if not value < tolerance]
+    result.check(not wrong, f"off the golden numbers of {part}: {', '.join(wrong)}")
+
+
+@pytest.mark.parametrize("precision", axis(["fp32"], cuda=["bf16", "tf32", "fp16"]))
+def bench_golden_network(measure: Measure, device: torch.device, precision: Precision) -> None:
+    """Poses and features of four images, and in full precision the gradient of every part."""
+
+    def step() -> frozen.Numbers:
+        regressor = frozen.network(torch.float32, device)
+        with precision_scope(precision, device):
+            return frozen.network_numbers(regressor)
+
+    half = precision in ("bf16", "fp16")
+    check(measure(step, rounds=1), "network", TOLERANCE[precision], forward=half)
+
+
+def bench_golden_render(measure: Measure, device: torch.device) -> None:
+    """Colour, alpha, depth of two views and their gradient by every parameter of the Gaussians."""
+    result = measure(lambda: frozen.render_numbers(torch.float32, device, "auto"), rounds=1)
+    check(result, "render", RENDER_TOLERANCE, forward=False)
+
+
+def bench_golden_losses(measure: Measure, device: torch.device) -> None:
+    """Every loss term and its gradient."""
+    result = measure(lambda: frozen.fast_losses(device), rounds=1)
+    check(result, "losses", TOLERANCE["fp32"], forward=False)

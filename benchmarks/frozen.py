@@ -1,0 +1,229 @@
+"""Frozen inputs and what they must give: the golden numbers that no fast path has made.
+
+Inputs are closed forms of an index: no generator, no initialisation and no data file can change
+them. `python -m benchmarks.frozen` makes the numbers from the float64 twins on the CPU: the plain
+rasteriser, the losses of `plain.py`, the network in double precision. It is run when a definition
+changes, and never to make a red benchmark green.
+"""
+
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from benchmarks import plain
+from rap.camera import Camera
+from rap.config import ModelConfig
+from rap.geometry import invert, rigid, rotation_from_6d
+from rap.model.regressor import Regressor, build_regressor
+from rap.splat.gaussians import Gaussians
+from rap.splat.render import Backend, render
+from rap.train.losses import PoseLoss, feature_loss
+
+GOLDENS = Path(__file__).with_name("goldens.json")
+CAMERA = Camera(40.0, 42.0, 24.0, 18.0, 48, 36)
+NUM_GAUSSIANS = 60
+LOG_WEIGHTS = (0.7, -0.3)
+NUM_PROBES = 16
+"""Numbers kept of each large output: sums over it, weighted by as many waves."""
+Numbers = dict[str, Float64[Tensor, " n"]]
+"""Quantities by name."""
+FeatureTerm = Callable[[Tensor, Tensor], Tensor]
+
+
+def spread(*shape: int, name: str) -> Float64[Tensor, "..."]:
+    """Numbers from -1 to 1 that look random and are a formula of their index and a name."""
+    index = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    start = zlib.crc32(name.encode()) / 2**32
+    turns = start + index * 0.6180339887498949 + (index * index % 1009) * 0.41421356237309503
+    return (2 * (turns % 1.0) - 1).reshape(shape)
+
+
+def probed(value: Tensor, name: str) -> Float64[Tensor, " n"]:
+    """A large tensor as a few numbers that any error moves."""
+    flat = value.detach().double().cpu().flatten()
+    waves = spread(NUM_PROBES, flat.numel(), name=f"probes of {name}")
+    return waves @ flat / flat.numel() ** 0.5
+
+
+def network(dtype: torch.dtype, device: torch.device) -> Regressor:
+    """A small regressor whose weights are formulas; its poses differ between images."""
+    config = ModelConfig(
+        width=0.25, dim=32, heads=2, layers=1, feedforward=32, head_hidden=32, feature_dim=8,
+        dropout=0.0, drop_connect=0.0, batch_norm="frozen",
+    )  # fmt: skip
+    regressor = build_regressor(config, 0)
+    with torch.no_grad():
+        for name, value in regressor.named_parameters():
+            if value.dim() > 1:
+                gain = (6 / value[0].numel()) ** 0.5
+                value.copy_(gain * spread(*value.shape, name=name))
+            else:
+                norm = "norm" in name and name.endswith("weight")
+                value.copy_(0.1 * spread(*value.shape, name=name) + (1.0 if norm else 0.0))
+    return regressor.to(device, dtype).eval()
+
+
+def images(num: int = 4) -> Float64[Tensor, "n 3 h w"]:
+    """Stripes and gradients, another for each image."""
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (48, 64)), indexing="ij")
+    waves = [
+        torch.sin(0.11 * (1 + n) * x + 0.07 * (3 - n) * y * (1 + c) + n + 2 * c)
+        for n in range(num) for c in range(3)
+    ]  # fmt: skip
+    return 0.5 + 0.45 * torch.stack(waves).reshape(num, 3, 48, 64)
+
+
+def poses(num: int = 4) -> Float64[Tensor, "n 4 4"]:
+    """Poses near the origin, looking along z."""
+    six = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64)
+    turned = rotation_from_6d(six + 0.2 * spread(num, 6, name="rotations"))
+    return rigid(turned, 0.3 * spread(num, 3, name="translations"))
+
+
+def gaussians(dtype: torch.dtype, device: torch.device) -> Gaussians:
+    """A cloud in front of the cameras; its parameters are leaves of a graph."""
+    num = NUM_GAUSSIANS
+    offset = torch.tensor([0.0, 0.0, 2.5], dtype=torch.float64)
+    values = (
+        spread(num, 3, name="means") + offset,
+        spread(num, 4, name="quats") + 0.1,
+        0.5 * spread(num, 3, name="scales") - 2.0,
+        2.0 * spread(num, name="opacities"),
+        spread(num, 4, 3, name="sh"),
+    )
+    leaves = [value.to(device, dtype).requires_grad_() for value in values]
+    return Gaussians(*leaves)
+
+
+def network_numbers(regressor: Regressor) -> Numbers:
+    """Poses of the frozen images, and the gradient of their pose loss by part of the network."""
+    kind = regressor.image_mean
+    prediction = regressor(images().to(kind), with_features=True)
+    assert prediction.features is not None
+    loss = plain.pose_loss(
+        torch.tensor(LOG_WEIGHTS, dtype=torch.float64),
+        prediction.translation.double().cpu(), prediction.rotation.double().cpu(), poses(),
+    )  # fmt: skip
+    (loss + prediction.features.double().cpu().square().mean()).backward()
+    found = {
+        "translation": prediction.translation.detach().double().cpu().flatten(),
+        "rotation": prediction.rotation.detach().double().cpu().flatten(),
+        "features": probed(prediction.features, "features"),
+    }
+    for part, module in regressor.named_children():
+        grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        if grads:
+            found[f"gradient of {part}"] = probed(torch.cat(grads), part)
+    return found
+
+
+def render_numbers(dtype: torch.dtype, device: torch.device, backend: Backend) -> Numbers:
+    """Colour, alpha and depth of two views, and their gradient by every parameter."""
+    cloud = gaussians(dtype, device)
+    camera_from_world = invert(poses(2)).to(device, dtype)
+    found = render(cloud, CAMERA, camera_from_world, with_depth=True, backend=backend)
+    assert found.depth is not None
+    outputs = {"rgb": found.rgb, "alpha": found.alpha, "depth": found.depth}
+    weights = {name: spread(*value.shape, name=name).to(value) for name, value in outputs.items()}
+    torch.stack([(weights[name] * value).sum() for name, value in outputs.items()]).sum().backward()
+    parameters = ("means", "quats", "log_scales", "opacity_logits", "sh")
+    numbers = {name: probed(value, name) for name, value in outputs.items()}
+    return numbers | {
+        f"gradient by {name}": probed(getattr(cloud, name).grad, name) for name in parameters
+    }
+
+
+def features(name: str) -> Float64[Tensor, "l b c h w"]:
+    """Of five images on two levels."""
+    return spread(2, 5, 8, 3, 4, name=name)
+
+
+def loss_numbers(
+    dtype: torch.dtype, device: torch.device, terms: dict[str, FeatureTerm], pose: FeatureTerm
+) -> Numbers:
+    """Every loss of frozen features and poses, with its gradient."""
+    found: Numbers = {}
+    for name, term in terms.items():
+        rendered = features("rendered").to(device, dtype).requires_grad_()
+        value = term(rendered, features("real").to(device, dtype))
+        value.backward()
+        assert rendered.grad is not None
+        found[name] = value.detach().double().cpu().reshape(1)
+        found[f"gradient of {name}"] = probed(rendered.grad, name)
+    predicted = poses().roll(1, dims=0).to(device, dtype).requires_grad_()
+    value = pose(predicted, poses().to(device, dtype))
+    value.backward()
+    assert predicted.grad is not None
+    found["pose"] = value.detach().double().cpu().reshape(1)
+    found["gradient of pose"] = predicted.grad[:, :3].detach().double().cpu().flatten()
+    return found
+
+
+def fast_losses(device: torch.device) -> Numbers:
+    """The losses that training uses."""
+    pose_loss = PoseLoss(*LOG_WEIGHTS, learn=False).to(device)
+    terms: dict[str, FeatureTerm] = {
+        "vicreg": lambda a, b: feature_loss("vicreg", a, b),
+        "triplet": lambda a, b: feature_loss("triplet", a, b),
+        "ntxent": lambda a, b: feature_loss("ntxent", a, b),
+        "mse": lambda a, b: feature_loss("mse", a, b),
+    }
+    return loss_numbers(
+        torch.float32, device, terms, lambda p, true: pose_loss(p[:, :3, 3], p[:, :3, :3], true)
+    )
+
+
+def twins() -> dict[str, Numbers]:
+    """All golden numbers, in float64 on the CPU, by the plain paths alone."""
+    double, cpu = torch.float64, torch.device("cpu")
+    weights = torch.tensor(LOG_WEIGHTS, dtype=double)
+    return {
+        "network": network_numbers(network(double, cpu)),
+        "render": render_numbers(double, cpu, "reference"),
+        "losses": loss_numbers(
+            double, cpu, plain.FEATURE_LOSSES,
+            lambda p, true: plain.pose_loss(weights, p[:, :3, 3], p[:, :3, :3], true),
+        ),
+    }  # fmt: skip
+
+
+def read_goldens(part: str) -> Numbers:
+    """The stored numbers of one part."""
+    content = json.loads(GOLDENS.read_text(encoding="utf-8"))[part]
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()}
+
+
+def difference(found: Numbers, golden: Numbers) -> dict[str, float]:
+    """For each quantity the largest deviation, over the root mean square of what it must be."""
+    if found.keys() != golden.keys():
+        raise AssertionError(f"quantities {sorted(found.keys() ^ golden.keys())} are not in both")
+    return {
+        name: float((found[name] - value).abs().max() / value.square().mean().sqrt())
+        for name, value in golden.items()
+    }
+
+
+def main() -> int:
+    """Write the golden numbers."""
+    numbers = {
+        part: {name: [float(f"{v:.12g}") for v in values.tolist()] for name, values in one.items()}
+        for part, one in twins().items()
+    }
+    lines = [
+        f' "{part}": {{\n'
+        + ",\n".join(f"  {json.dumps(name)}: {values}" for name, values in sorted(one.items()))
+        + "\n }"
+        for part, one in sorted(numbers.items())
+    ]
+    GOLDENS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Faults of `rap` that are injected from outside: each does its harm, and is gone afterwards."""
+
+import pytest
+import torch
+
+from benchmarks import frozen
+from benchmarks.bench_golden import TOLERANCE
+from benchmarks.harness.faults import FaultError
+from benchmarks.sabotage import sabotage
+from rap.data.images import ImageBank
+from rap.train import step
+
+CPU = torch.device("cpu")
+
+
+def off_golden() -> float:
+    """How far the frozen network is from its golden numbers."""
+    found = frozen.network_numbers(frozen.network(torch.float32, CPU))
+    return max(frozen.difference(found, frozen.read_goldens("network")).values())
+
+
+def test_noisy_weights_are_seen_and_gone_again() -> None:
+    """A tenth of a percent is enough."""
+    with sabotage("weights=0.1"):
+        assert off_golden() > 2 * TOLERANCE["fp32"]
+    assert off_golden() < TOLERANCE["fp32"]
+
+
+def test_noise_comes_once_and_not_while_training() -> None:
+    """A network answers twice the same; one that is trained learns undisturbed."""
+    images = frozen.images(2).float()
+    with sabotage("weights=5"), torch.no_grad():
+        regressor = frozen.network(torch.float32, CPU)
+        before = regressor.train()(images).translation
+        after = regressor.eval()(images).translation
+        assert torch.equal(after, regressor(images).translation)
+        assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_dropped_term_is_logged_and_not_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value stays, the gradient goes."""
+    weight = torch.ones((), requires_grad=True)
+    monkeypatch.setattr(step, "compare", lambda: ({"pose": 2 * weight, "view": 3 * weight}, None))
+    with sabotage("drop=view"):
+        terms, _ = step.compare()
+    assert (float(terms["view"]), terms["view"].requires_grad) == (3.0, False)
+    assert terms["pose"].requires_grad
+    assert step.compare()[0]["view"].requires_grad
+
+
+def test_late_views_have_new_poses_and_old_pictures() -> None:
+    """From the second refresh on."""
+    bank = ImageBank(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4, 4, 4), CPU,
+                     2**20, pin_memory=False)  # fmt: skip
+    index = torch.arange(4)
+    with sabotage("late_views"):
+        for value in (1, 2):
+            images = torch.full((4, 3, 2, 2), value, dtype=torch.uint8)
+            bank.write(index, images, torch.full((4, 4, 4), float(value)))
+    assert int(bank.images.max()) == 1
+    assert float(bank.poses.max()) == 2
+    bank.write(index, images, torch.zeros(4, 4, 4))
+    assert int(bank.images.max()) == 2
+
+
+@pytest.mark.parametrize("name", ["typo", "weights=much", "drop=adversarial", "late_views=1"])
+def test_unknown_fault_is_refused(name: str) -> None:
+    """A run without the fault that was meant would prove nothing."""
+    with pytest.raises(FaultError, match="no fault of this suite"):
+        sabotage(name)
