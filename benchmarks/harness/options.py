@@ -182,6 +182,16 @@ def _refuse_contradictions(
         )
 
 
+def refuse_incompatible(theirs: str, ours: tuple[int, ...]) -> None:
+    """pytest.UsageError for a pytest-benchmark that fails under this pytest, in the first test."""
+    numbers = tuple(int(part) for part in theirs.split(".")[:2] if part.isdigit())
+    if numbers < (5, 3) and ours >= (9, 2):
+        raise pytest.UsageError(
+            f"pytest-benchmark {theirs} does not work under pytest {'.'.join(map(str, ours[:2]))}: "
+            "pip install 'pytest-benchmark>=5.3'"
+        )
+
+
 def refuse_shape_checks() -> None:
     """pytest.UsageError while jaxtyping's import hook is active: checked calls take double."""
     if any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path):

@@ -8,6 +8,7 @@ no:benchmark`) every benchmark still runs, untimed.
 import importlib.util
 import sys
 from collections.abc import Generator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options before pytest-benchmark, whose own hook runs last, acts on them."""
     config.addinivalue_line("markers", "full: a parameter that only runs with --full")
     wanted = options.read_options(config)
+    if wanted.timed:
+        installed = pytest.version_tuple[:2]
+        options.refuse_incompatible(version("pytest-benchmark"), tuple(map(int, installed)))
     try:
         device = machine.resolve_device(wanted.device)
         injected = faults.from_environment()

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.options import RECORDS_FILE, Wanted, read_options, refuse_shape_checks
+from benchmarks.harness.options import (
+    RECORDS_FILE,
+    Wanted,
+    read_options,
+    refuse_incompatible,
+    refuse_shape_checks,
+)
 from benchmarks.harness.suite import shuffled
 
 DEFAULTS: dict[str, object] = {
@@ -145,6 +151,21 @@ def test_timing_without_pytest_benchmark_is_refused() -> None:
         read_options(given)
     given.option.benchmark_record = False
     assert not read_options(given).timed
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "works"),
+    [("5.2.3", (9, 1), True), ("5.2.3", (9, 2), False), ("5.3.1", (9, 2), True)],
+)
+def test_pair_of_versions_that_fails_is_refused(
+    theirs: str, ours: tuple[int, ...], works: bool
+) -> None:
+    """Each was run: the old one looks for something that the new pytest has no more."""
+    if works:
+        refuse_incompatible(theirs, ours)
+    else:
+        with pytest.raises(pytest.UsageError, match="does not work under"):
+            refuse_incompatible(theirs, ours)
 
 
 def test_order_is_of_its_seed_alone() -> None:
