@@ -71,14 +71,14 @@ def _row(entry: Compared, *, running: bool) -> Row:
         return Row(
             (name, *shown, _ratio(entry), "", "", "", "", finding.status.value), _colour(entry)
         )
-    measuring = running and pairs.state is State.MORE
+    measuring = pairs.state is State.MORE
     word = f"{pairs.missing_blocks} blocks to go" if measuring else word_for(entry)
     word += " ~" if UNSTEADY in finding.detail else ""
     cells = (
         name, *shown, f"{pairs.effect:+.1%}", between(pairs), _p(pairs.p),
         str(pairs.num_blocks), percent(pairs.detectable), word,
     )  # fmt: skip
-    return Row(cells, "" if measuring else _colour(entry))
+    return Row(cells, "" if running and measuring else _colour(entry))
 
 
 def word_for(entry: Compared) -> str:
@@ -181,13 +181,12 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
         sure = f"p {_p(pairs.p)} for the whole suite, {pairs.num_blocks} fresh blocks"
         yield f"    {sure}; {report.base.commit} -> {report.head.commit}", ""
     else:
-        yield (
-            (
-                f"{name}: cannot tell yet, {pairs.effect:+.1%} between {between(pairs)} after "
-                f"{pairs.num_blocks} blocks, which could have found {percent(pairs.detectable)}"
-            ),
-            colour,
-        )
+        so_far = f"{pairs.effect:+.1%} between {between(pairs)} after {pairs.num_blocks} blocks"
+        if pairs.missing_blocks:
+            yield f"{name}: not decided, {pairs.missing_blocks} blocks to go; {so_far}", colour
+        else:
+            finds = percent(pairs.detectable)
+            yield f"{name}: cannot tell, {so_far}, which could have found {finds}", colour
     entry_of = report.policy.entry(finding.id)
     if entry_of is not None and finding.status not in (Status.SUSPECT, Status.UNDECIDED):
         yield f"    owner: {entry_of.owner}", ""

@@ -16,6 +16,7 @@ from benchmarks.harness.abreport import Report, content, lines, markdown, texts
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
 from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.environments import interpreter
+from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.live import Display
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
@@ -214,7 +215,8 @@ def store(report: Report, folder: Path) -> None:
         temporary.replace(folder / name)
 
 
-def repeat_command(words: Sequence[str], *, resume: bool) -> str:
+def repeat_command(words: Sequence[str], *, resume: bool, faults: str = "") -> str:
     """How a person types this comparison again."""
-    extra = ["--resume"] if resume and "--resume" not in words else []
-    return shlex.join(["python", "-m", "benchmarks", *words, *extra])
+    extra = ["--resume"] if resume else []
+    injected = f"{VARIABLE}={shlex.quote(faults)} " if faults else ""
+    return injected + shlex.join(["python", "-m", "benchmarks", *words, *extra])

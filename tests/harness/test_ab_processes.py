@@ -123,17 +123,17 @@ def test_timeout_stops_a_process_and_its_children(tmp_path: Path) -> None:
     pytest.fail("the child is still alive")
 
 
-def command_line(*arguments: str) -> list[str]:
+def command_line(*arguments: str, command: str = "ab") -> list[str]:
     """The literal command."""
-    return [sys.executable, "-m", "benchmarks", "ab", "--device", "cpu", *arguments]
+    return [sys.executable, "-m", "benchmarks", command, "--device", "cpu", *arguments]
 
 
-def run(toy: ToyTree, *arguments: str, **extra: str) -> tuple[int, str]:
+def run(toy: ToyTree, *arguments: str, command: str = "ab", **extra: str) -> tuple[int, str]:
     """Run it as a person would."""
     environment = {**clean_environment(), "TMPDIR": str(toy.root.parent), **extra}
     done = subprocess.run(
-        command_line(*arguments), cwd=toy.root, env=environment, capture_output=True, text=True,
-        check=False,
+        command_line(*arguments, command=command), cwd=toy.root, env=environment,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
@@ -205,3 +205,28 @@ def test_nothing_selected_is_usage(toy: ToyTree) -> None:
     """A -k that matches nothing must not pass."""
     toy.cost(0.0055)
     assert run(toy, "-k", "no_such_benchmark")[0] == 4
+
+
+@pytest.mark.slow
+def test_gate_end_to_end(toy: ToyTree) -> None:
+    """The base's own harness judges a head that edits it: the suspect is proven by real pairs."""
+    record = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-record", "--device", "cpu"]
+    done = subprocess.run(
+        [*record, "--baseline-dir", "benchmarks/baselines"], cwd=toy.root, env=clean_environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    toy.commit("baseline")
+    toy.cost(0.0055)
+    rules = toy.root / "benchmarks" / "harness" / "rules.py"
+    rules.write_text(f"{rules.read_text(encoding='utf-8')}\n# edited\n", encoding="utf-8")
+    code, printed = run(toy, "--base", "HEAD", command="gate")
+    assert code == 1, printed
+    for said in (
+        "judged by the harness of HEAD",
+        "the head changes the harness: judged by the base's",
+        "1 of 2 times went on to pairs",
+        "spin time_s: slower by",
+    ):
+        assert said in printed
+    assert [*toy.root.parent.glob("benchmarks-*")] == []

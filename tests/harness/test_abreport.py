@@ -80,9 +80,11 @@ def test_text_names_what_how_much_how_sure_and_who() -> None:
 def test_undecided_says_what_could_have_been_found_and_how_to_go_on() -> None:
     """Not telling is no pass, and no dead end."""
     text = texts([*lines(report(timed([1.0, 1.3, 0.7]), ended=Ended.BUDGET))])
-    assert "cannot tell yet" in text
-    assert "could have found" in text
+    assert "step time_s: not decided, 3 blocks to go; " in text
     assert "to go on: python -m benchmarks ab --resume" in text
+    text = texts([*lines(report(timed([1.0, 1.3, 0.7, 1.2, 0.8] * 6)))])
+    assert "step time_s: cannot tell, " in text
+    assert "24 blocks, which could have found +" in text
 
 
 def test_report_without_numbers_has_no_table() -> None:

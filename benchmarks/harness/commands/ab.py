@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> int:
             good, bad = arguments.bisect
             return bisect(arguments.root, good, bad, options, folder, sys.stdout)
         trees = _trees(arguments, folder, options.faults)
-        command = repeat_command(_words(arguments), resume=True)
+        command = repeat_command(_words(arguments), resume=True, faults=options.faults)
         report, kept = compare_trees(
             arguments.root, trees, options, folder, command, sys.stderr
         )  # fmt: skip
