@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.harness.gpu import Gpu, listed_processes, load_nvml
+from benchmarks.harness.subject import PACKAGE
 
 STAMP = ".commit"
 """In an exported tree, which has no history: the commit that it came from."""
@@ -165,6 +166,8 @@ def commit_of(root: Path, given: str | None = None) -> str:
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
         dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        # A new module is measured, too, long before it is added.
+        dirty += _git(root, "status", "--porcelain", "--", PACKAGE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}+dirty" if dirty else commit

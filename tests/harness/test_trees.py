@@ -40,6 +40,14 @@ def test_commit_is_extracted_whatever_the_working_tree_holds(toy: ToyTree, tmp_p
     assert "0.009" in package_of(head.folder)
 
 
+def test_new_module_makes_the_tree_dirty(toy: ToyTree) -> None:
+    """It is measured, too, although git does not track it yet; other new files change nothing."""
+    toy.write("notes.txt", "")
+    assert not working_tree(toy.root).commit.endswith("+dirty")
+    toy.write("rap/more.py", "")
+    assert working_tree(toy.root).commit.endswith("+dirty")
+
+
 def test_arm_has_its_own_package_and_the_judges_benchmarks(toy: ToyTree, tmp_path: Path) -> None:
     """The same benchmarks run over both packages; stored numbers stay out of the arms."""
     base = named_tree(toy.root, "HEAD", tmp_path / "out")
