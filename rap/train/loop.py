@@ -30,8 +30,10 @@ from rap.train.banks import (
     streamed,
 )
 from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
+from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.keeping import Keeper, Writer
+from rap.train.memory import announce, out_of_memory_explained
 from rap.train.schedule import learning_rate_factor
 from rap.train.state import Progress, load_state
 from rap.train.step import Learner, build_learner
@@ -39,10 +41,6 @@ from rap.train.step import Learner, build_learner
 PLATEAU_PATIENCE = 50
 PLATEAU_FACTOR = 0.95
 CALIBRATION_BATCH = 32
-
-
-class TrainingError(ValueError):
-    """Training cannot go on; the message names the epoch and what to change."""
 
 
 def train(
@@ -58,7 +56,7 @@ def train(
 
     Every epoch ends with a state from which `resume=True` goes on, on the CPU bit for bit. Raises
     ConfigError for settings that do not fit together or a directory that holds another run, and
-    TrainingError when the loss is not finite.
+    TrainingError when the loss is not finite or the GPU's memory does not suffice.
     """
     _check_run(out, config, resume)
     _check_settings(config, device)
@@ -68,6 +66,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:
             temporary.write_text(to_toml(config), encoding="utf-8")
+    announce(config, material.camera, device)
     mark = fingerprint(material, scene.train, _settings_that_matter(config))
     progress = Progress()
     if resume:
@@ -79,6 +78,7 @@ def train(
         _private_random_state(device),
         _progress(material, config, progress) as tick,
         Writer() as writer,
+        out_of_memory_explained(config, material.camera),
     ):
         keeper = Keeper(writer, out, learner, config, material.camera, material.source, mark)
         for epoch in range(progress.epochs_done, config.train.epochs):
