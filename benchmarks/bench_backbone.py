@@ -11,7 +11,7 @@ from benchmarks.workloads import SEED, Scale
 from rap.config import Precision
 from rap.model.precision import precision_scope, tf32_scope
 
-NUM_IMAGES = {"cpu": 4, "cuda": 24}
+NUM_IMAGES = {"cpu": 2, "cuda": 24}
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """Of maps and gradients against float64, as a share of their norms."""
 

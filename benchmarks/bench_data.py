@@ -1,5 +1,6 @@
 """Photographs on their way to the network: decoding, the bank on the device and on the host."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
 from rap.data import images as loading
 from rap.data.images import ImageBank, decode
-from rap.scene import Scene, poses
+from rap.scene import Frame, Scene, poses
 from rap.splat.quality import psnr
 
 NUM_PHOTOGRAPHS = 32
@@ -33,12 +34,8 @@ def bench_data_decode(
 ) -> None:  # fmt: skip
     """Files to resized pixels in host memory: those of the pictures that were written."""
     frames = workloads.thinned(scene.train, NUM_PHOTOGRAPHS)
-    full_size = decode(frames, scene.camera, num_workers=0)
-    pictures = [image.permute(1, 2, 0).numpy() for image in full_size]
-    files = [
-        replace(frame, image=written(tmp_path / f"{number}.{file_format}", picture))
-        for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True))
-    ]
+    pictures = pictures_of(frames, scene)
+    files = written_frames(frames, pictures, tmp_path, file_format)
     camera = scene.camera.with_height(scale.image_height)
     folder = tmp_path / "cache" if cached else None
     opened = paths.count_calls(monkeypatch, Image, "open")
@@ -114,6 +111,53 @@ def bench_data_stream(
     result.check(same, "a batch holds other images")
 
 
+@pytest.mark.parametrize(
+    "cache", axis(["decoded"], cuda=["pinned"], full=["disk", "host", "device"])
+)
+@pytest.mark.parametrize("num_workers", axis([4], full=[0]))
+@pytest.mark.parametrize("file_format", axis(["png"], full=["jpg"]))
+def bench_data_epoch(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device,
+    scale: Scale, scene: Scene, cache: str, num_workers: int, file_format: str,
+) -> None:  # fmt: skip
+    """As many photographs as there are, in batches of 8, from wherever they are kept.
+
+    From `disk` or already `decoded` there, or from a bank in `host` memory, `pinned`, on the
+    `device`: what comes before is not timed.
+    """
+    frames = workloads.thinned(scene.train, NUM_PHOTOGRAPHS)
+    files = written_frames(frames, pictures_of(frames, scene), tmp_path, file_format)
+    camera, true = scene.camera.with_height(scale.image_height), poses(frames).float()
+    folder = tmp_path / "cache" if cache == "decoded" else None
+    expected = decode(files, camera, num_workers, folder)
+    indices = random_index(len(files) // 8, 8, len(files))
+    pinned, budget_bytes = cache == "pinned", 2**33 if cache == "device" else 0
+
+    def bank(photos: UInt8[Tensor, "n 3 h w"]) -> ImageBank:
+        return ImageBank(photos, true, device, budget_bytes, pinned)
+
+    kept = None if cache in ("disk", "decoded") else bank(expected)
+    opened = paths.count_calls(monkeypatch, Image, "open")
+    rounds = paths.Calls()
+
+    def epoch() -> Tensor:
+        rounds.num += 1
+        used = bank(decode(files, camera, num_workers, folder)) if kept is None else kept
+        order = iter(indices.to(device) if used.resident else indices)
+        return torch.stack([batch.mean((1, 2, 3)) for batch in used.batches(order, num_workers)])
+
+    result = measure(epoch, items=len(files), unit="images")
+
+    per_round = len(files) + 1 if cache == "disk" else 0  # the first one twice, for its size
+    message = f"{opened.num} files were decoded in {rounds.num} rounds"
+    result.check(opened.num == per_round * rounds.num, message)
+    used = bank(expected) if kept is None else kept
+    found = (used.resident, used.images.is_pinned())
+    result.check(found == (cache == "device", pinned), f"(on the device, page-locked): {found}")
+    means = (expected[indices] / 255).mean((2, 3, 4))
+    result.check(torch.allclose(result.value.cpu(), means, rtol=1e-4), "a photograph is another")
+
+
 def holds(batch: Float[Tensor, "b 3 h w"], photos: UInt8[Tensor, "b 3 h w"]) -> bool:
     """Whether a batch holds these photographs; a GPU divides by 255 to the last bit but one."""
     return torch.allclose(batch.cpu(), photos / 255, rtol=1e-6, atol=0)
@@ -123,6 +167,22 @@ def random_index(num_batches: int, batch_size: int, num_images: int) -> Int64[Te
     """Indices of a fixed seed."""
     generator = torch.Generator().manual_seed(workloads.SEED)
     return torch.randint(num_images, (num_batches, batch_size), generator=generator)
+
+
+def pictures_of(frames: Sequence[Frame], scene: Scene) -> list[np.ndarray]:
+    """The frames at the scene's own size."""
+    full_size = decode(frames, scene.camera, num_workers=0)
+    return [image.permute(1, 2, 0).numpy() for image in full_size]
+
+
+def written_frames(
+    frames: Sequence[Frame], pictures: Sequence[np.ndarray], folder: Path, file_format: str
+) -> list[Frame]:
+    """The same frames with their pictures in files."""
+    return [
+        replace(frame, image=written(folder / f"{number}.{file_format}", picture))
+        for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True))
+    ]
 
 
 def written(path: Path, picture: np.ndarray) -> Path:
