@@ -12,13 +12,18 @@ from benchmarks.harness.environments import SetupError
 NAME = "benchmarks.lock"
 
 
+def home() -> Path:
+    """Where every comparison on this host looks for the lock."""
+    return Path(tempfile.gettempdir())
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold this host's lock; SetupError (exit code 11) where another comparison has it.
 
     The kernel lets go of it when its holder dies, however that happens; the file itself stays.
     """
-    path = Path(tempfile.gettempdir()) / NAME
+    path = home() / NAME
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.harness import clock, faults
+from benchmarks.harness import clock, faults, lock
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.memory import STEADY, set_heap
 
@@ -41,6 +41,13 @@ def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def toy_machine() -> Machine:
     """Where the toy records come from."""
     return Machine("cpu", "Toy CPU", 2, 2**33, "none", {"python": "3.11"})
+
+
+@pytest.fixture(autouse=True)
+def own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A comparison that runs beside the tests does not stop them, nor they it."""
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setattr(lock, "home", lambda: folder)
 
 
 @pytest.fixture(autouse=True)

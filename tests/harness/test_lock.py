@@ -1,24 +1,16 @@
 """Two comparisons at once would each measure the other."""
 
-from pathlib import Path
-
 import pytest
 
+from benchmarks.harness import lock
 from benchmarks.harness.environments import SetupError
 from benchmarks.harness.lock import NAME, alone
 
 
-@pytest.fixture(autouse=True)
-def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A host of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
-
-
-def test_second_comparison_is_refused_while_the_first_runs(host: Path) -> None:
+def test_second_comparison_is_refused_while_the_first_runs() -> None:
     """It names the process that holds the lock."""
     with alone():
-        pid = (host / NAME).read_text(encoding="ascii").strip()
+        pid = (lock.home() / NAME).read_text(encoding="ascii").strip()
         with pytest.raises(SetupError, match=rf"process {pid},"), alone():
             pytest.fail("both hold it")
 

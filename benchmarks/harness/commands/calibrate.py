@@ -20,6 +20,7 @@ from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import add_selection, options_of
 from benchmarks.harness.compare import Comparison
 from benchmarks.harness.faults import VARIABLE
+from benchmarks.harness.lock import alone
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.processes import Launcher, terminable
 from benchmarks.harness.runs import STORE, narrowed
@@ -57,7 +58,7 @@ def run(arguments: Namespace) -> int:
     root: Path = arguments.root
     policy = narrowed(read_policy(root / POLICY), options.metrics)
     source = working_tree(root)
-    with terminable(), scratch() as folder:
+    with terminable(), alone(), scratch() as folder:
         arms: dict[Side, Processes] = {}
         for side in ("base", "head"):
             cache = root / STORE / "compiled" / f"calibration-{side}"
