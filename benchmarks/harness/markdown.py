@@ -6,6 +6,7 @@ Whatever a record says is shown as text: without control characters, links, ment
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.report import show
@@ -68,6 +69,24 @@ def annotations(findings: Sequence[Finding], policy: Policy, path: Path) -> Iter
         text = f"{finding.status.value}: {finding.detail}"[:MAX_TEXT]
         place = f"file=benchmarks/{path.name},line={number},title={_property(title)}"
         yield f"::error {place}::{_data(text)}"
+
+
+def junit(findings: Sequence[Finding]) -> str:
+    """A JUnit file with one test case for each judgement."""
+    suite = ElementTree.Element("testsuite", name="benchmarks", tests=str(len(findings)),
+                                failures=str(len(red(findings))))  # fmt: skip
+    for finding in findings:
+        name = f"{finding.metric or 'coverage'} of {finding.id or 'the whole run'}"
+        case = ElementTree.SubElement(suite, "testcase", classname="benchmarks", name=_legal(name))
+        if finding.status in CODES:
+            text = _legal(f"{finding.status.value}: {finding.detail}")
+            ElementTree.SubElement(case, "failure", message=text)
+    return ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _legal(text: str) -> str:
+    """Without the control characters that XML cannot hold, cut where it is too long."""
+    return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT]
 
 
 def _entry_lines(path: Path) -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from benchmarks.__main__ import main
 from benchmarks.harness import handover
 from benchmarks.harness.baseline import COMMITTED, added, write_baseline
+from benchmarks.harness.blocks import Block, BlockFile
 from benchmarks.harness.handover import Evidence, read_evidence, write_evidence
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.markdown import MAX_LINES, annotations, page, plain
+from benchmarks.harness.markdown import MAX_LINES, annotations, junit, page, plain
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.record import Record, RecordError, Session
 from benchmarks.harness.rules import Finding, Status
@@ -115,6 +117,64 @@ def test_page_is_written_and_annotated(tree: Path, report: Report) -> None:
     printed = report(SLOW, SLOW, SLOW, SLOW, options=("--annotate", "-o", str(output)))[1]
     assert output.read_text(encoding="utf-8").startswith("## REGRESSION")
     assert "::error file=benchmarks/policy.toml,line=9,title=step time_s::WORSE: +50%" in printed
+
+
+def gate_folder(tree: Path, machine: Machine, now: Record, ratios: Sequence[float]) -> Path:
+    """What a gate leaves: its screen, and pairs in which the head took these multiples."""
+
+    def session(record: Record) -> Session:
+        return Session(machine, "room", "def456", (record,))
+
+    folder = tree / "gate"
+    write_evidence(folder / "screen.json", Evidence(session(now)))
+    if ratios:
+        file = BlockFile(folder / "blocks.jsonl")
+        file.start({"seed": 1})
+        for number, ratio in enumerate(ratios):
+            head = dataclasses.replace(STEP, metrics={"time_s": ratio})
+            file.append(Block(number, 0, "base", None, session(STEP), session(head), 1.0))
+    return folder
+
+
+NOISE = [1.001, 0.999, 1.002, 0.998, 1.0015, 0.9985, 1.0, 1.0005] * 3
+
+
+@pytest.mark.parametrize(
+    ("now", "ratios", "code"),
+    [
+        (STEP, [], Code.PASS),
+        (SLOW, [], Code.INCONCLUSIVE),  # not clearly fine, and nobody looked again
+        (SLOW, NOISE, Code.PASS),
+        (SLOW, [1.06 * ratio for ratio in NOISE], Code.REGRESSION),
+        (dataclasses.replace(STEP, outcome="wrong"), [], Code.REGRESSION),
+    ],
+)
+def test_gate_s_verdict_is_made_again(
+    tree: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str],
+    now: Record, ratios: list[float], code: Code,
+) -> None:  # fmt: skip
+    """From its screen and its pairs: a stored number only screens."""
+    folder = gate_folder(tree, toy_machine, now, ratios)
+    assert main(["report", str(folder)], tree) == code
+    assert f"## {code.name}" in capsys.readouterr().out
+
+
+def test_gate_whose_pairs_are_of_another_machine_is_usage(tree: Path, toy_machine: Machine) -> None:
+    """A block never spans two machines, and no verdict does."""
+    folder = gate_folder(tree, toy_machine, SLOW, NOISE)
+    blocks = (folder / "blocks.jsonl").read_text(encoding="utf-8").replace("Toy CPU", "Other CPU")
+    (folder / "blocks.jsonl").write_text(blocks, encoding="utf-8")
+    assert main(["report", str(folder)], tree) == Code.USAGE
+
+
+def test_junit_has_a_failure_for_each_red_finding(tree: Path, report: Report) -> None:
+    """Whatever characters it holds."""
+    output = tree / "junit.xml"
+    report(SLOW, SLOW, SLOW, SLOW, options=("--junit", str(output)))
+    suite = ElementTree.parse(output).getroot()
+    assert suite.get("failures") == "1"
+    odd = Finding("a\x00<b>", "", Status.WRONG, detail="\x1b]&")
+    assert ElementTree.fromstring(junit([odd])).get("failures") == "1"
 
 
 @given(st.text())
