@@ -46,8 +46,6 @@ class FitConfig:
     """Learning rate of the opacity logits."""
     sh_lr: float = 2.5e-3
     """Learning rate of the base colour; higher degrees get a twentieth."""
-    final_lr: float = 1.0
-    """Rates of all but the means fall to this share over the second half of the steps."""
     opacity_reg: float = 0.01
     """Weight of the mean opacity with `mcmc`, which needs it to free Gaussians."""
     scale_reg: float = 0.01
@@ -81,7 +79,6 @@ class FitConfig:
         at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
         at_least(self, "fit", 1, "initial_points", "refine_every", "noise_every")
         at_least(self, "fit", 16, "height")
-        in_range(self, "fit", 0, 1, "final_lr")
         at_least(self, "fit", 0, "depth_weight", "depth_points")
         at_least(self, "fit", 1, "finetune_iterations")
         in_range(self, "fit", 0, 1, "prune", below=True)

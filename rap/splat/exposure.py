@@ -20,17 +20,17 @@ def solved_exposure(
 ) -> Float[Tensor, "b 3 4"]:
     """The affine change of each rendering's colours that brings it nearest to its photograph.
 
-    Least squares over all pixels, with `ridge` times the squared distance from the identity, in
-    float64 by normal equations; as constants (nothing flows back through the solution). Waits for
-    nothing.
+    Least squares over all pixels, with `ridge` times the squared distance from the identity, by
+    normal equations in the pictures' own precision (a small ridge wants float64); as constants:
+    nothing flows back through the solution. Waits for nothing.
     """
     with torch.no_grad():
-        colors = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1).flatten(2).double()
-        targets = photos.flatten(2).double()
+        colors = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1).flatten(2)
+        targets = photos.to(rgb).flatten(2)
         same = identity_exposure(len(rgb), colors)
         weight = ridge * colors.shape[2]
         products = colors @ colors.mT + weight * torch.eye(4, dtype=colors.dtype, device=rgb.device)
         answers = colors @ targets.mT + weight * same.mT
         # linalg.solve would wait for the device to report singular systems, which a ridge rules out
         solution, _ = torch.linalg.solve_ex(products, answers)
-        return solution.mT.to(rgb.dtype)
+        return solution.mT

@@ -149,9 +149,6 @@ def step(state: FitState, course: Course) -> tuple[Terms, Float[Tensor, "b 3 h w
     done = min(state.iteration / config.iterations, 1.0)
     means_lr = config.means_lr * course.extent_m * _FINAL_MEANS_LR**done
     means_lr *= sqrt(config.images_per_step)
-    calm = config.final_lr ** max(0.0, 2 * done - 1)
-    for group in state.optimizer.param_groups:
-        group["lr"] = calm * group["initial_lr"]
     state.optimizer.param_groups[0]["lr"] = means_lr
     set_learning_rates(state.optimizer, config, done)
     chosen = course.order[state.iteration]

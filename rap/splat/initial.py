@@ -118,9 +118,8 @@ def adam(parameters: density.Parameters, lit: light.Light, config: FitConfig) ->
         "sh_rest": config.sh_lr * _REST_LR,
     } | light.learning_rates(config)
     groups = [
-        {"name": name, "params": [parameter], "lr": rate, "initial_lr": rate}
+        {"name": name, "params": [parameter], "lr": factor * rates[name]}
         for name, parameter in (parameters | lit).items()
-        for rate in (factor * rates[name],)
     ]
     betas = (max(1 - num * 0.1, 0.0), max(1 - num * 0.001, 0.0))
     return torch.optim.Adam(groups, betas=betas, eps=1e-15, fused=True)

@@ -32,7 +32,8 @@ def psnr_affine(
     to the very pixels that are scored, so this is an upper bound, to be named as such.
     """
     # the ridge guards against pictures of a single colour
-    return psnr(apply_exposure(rendered, solved_exposure(rendered, photos, ridge=1e-9)), photos)
+    exposure = solved_exposure(rendered.double(), photos.double(), ridge=1e-9)
+    return psnr(apply_exposure(rendered, exposure.to(rendered)), photos)
 
 
 def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ from rap import geometry
 from rap.camera import Camera
 from rap.splat import quality
 from rap.splat.appearance import identity_exposure
+from rap.splat.exposure import RIDGE, solved_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import render
 
@@ -67,36 +68,34 @@ def read_light(
         images.to(gaussians.means.device).float() / 255, (small.height, small.width),
         mode="bilinear", antialias=True,
     )  # fmt: skip
+    appearance = gaussians.appearance
+    if appearance is None or not appearance.codes.shape[1] or not with_codes:
+        with torch.no_grad():
+            rgb = render(gaussians, small, camera_from_world).rgb[..., half]
+        return Light(None, solved_exposure(rgb, photos[..., half], RIDGE))
     same = identity_exposure(len(images), photos)
     change = torch.zeros_like(same, requires_grad=True)
-    groups = [{"params": [change], "lr": _EXPOSURE_RATE}]
-    appearance, standard = gaussians.appearance, None
-    if appearance is not None and appearance.codes.shape[1] and with_codes:
-        shape = (len(images), appearance.codes.shape[1])
-        standard = torch.zeros(shape, device=photos.device, requires_grad=True)
-        groups += [{"params": [standard], "lr": _CODE_RATE}]
+    shape = (len(images), appearance.codes.shape[1])
+    standard = torch.zeros(shape, device=photos.device, requires_grad=True)
+    optimizer = torch.optim.Adam(
+        [{"params": [change], "lr": _EXPOSURE_RATE}, {"params": [standard], "lr": _CODE_RATE}]
+    )
 
-    def light() -> Light:
-        if appearance is None or standard is None:
-            return Light(None, same + change)
-        return Light(standard * appearance.codes.std(0), same + change)
+    def light() -> tuple[Float[Tensor, "v c"], Float[Tensor, "v 3 4"]]:
+        return standard * appearance.codes.std(0), same + change
 
-    optimizer = torch.optim.Adam(groups)
     for _ in range(NUM_STEPS):
-        shown = light()
-        drawn = render(
-            gaussians, small, camera_from_world, codes=shown.codes, exposure=shown.exposure
-        )
+        codes, exposure = light()
+        drawn = render(gaussians, small, camera_from_world, codes=codes, exposure=exposure)
         # per picture, so that none minds what else is in the call
         loss = (drawn.rgb - photos)[..., half].square().mean(dim=(1, 2, 3)).sum()
         loss = loss + _PRIOR * change.square().mean(dim=(1, 2)).sum()
-        if standard is not None:
-            loss = loss + _PRIOR * standard.square().mean(dim=1).sum()
+        loss = loss + _PRIOR * standard.square().mean(dim=1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     codes, exposure = light()
-    return Light(None if codes is None else codes.detach(), exposure.detach())
+    return Light(codes.detach(), exposure.detach())
 
 
 def score_relit(
@@ -114,7 +113,7 @@ def score_relit(
     for photos, viewpoints in chunks:
         exposed = read_light(gaussians, photos, viewpoints, camera, with_codes=False)
         relit = exposed
-        if gaussians.appearance is not None:
+        if gaussians.appearance is not None and gaussians.appearance.codes.shape[1]:
             relit = read_light(gaussians, photos, viewpoints, camera)
         plain = Light(None, identity_exposure(len(photos), exposed.exposure))
         rows.append(torch.stack(

@@ -13,8 +13,7 @@ from rap import geometry, scene
 from rap.config import FitConfig
 from rap.data import room
 from rap.scene import Frame, Points, Scene
-from rap.splat.fit import FitError, begin, fit, step
-from rap.splat.objective import Targets
+from rap.splat.fit import FitError, fit
 from rap.splat.render import render
 from rap.splat.scores import evaluate_renders
 from rap.splat.sheet import contact_sheet
@@ -252,23 +251,3 @@ def test_exposures_are_told_from_colours(small_room: Scene) -> None:
         for way, fitted in found.items()
     }
     assert scores[True] > scores[False] + 0.3
-
-
-def test_rates_fall_at_the_end_where_asked_for(small_room: Scene) -> None:
-    """Shapes and colours move less in the second half, as before in the first."""
-    images, poses = images_of(small_room.train), scene.poses(small_room.train)
-    targets = Targets(images, None, None)
-    rates = []
-    for final_lr in (1.0, 0.1):
-        config = replace(CONFIG, final_lr=final_lr, iterations=4)
-        course, state = begin(
-            targets, poses, small_room.camera, points_of(small_room), config, CPU
-        )  # fmt: skip
-        rates.append([])
-        for _ in range(4):
-            step(state, course)
-            rates[-1].append({g["name"]: g["lr"] for g in state.optimizer.param_groups})
-    constant, falling = rates
-    assert constant[0] == constant[3] | {"means": constant[0]["means"]}
-    assert falling[:3] == constant[:3]
-    assert falling[3]["quats"] == pytest.approx(constant[3]["quats"] * 0.1**0.5)
