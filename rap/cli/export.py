@@ -71,7 +71,7 @@ def _export(form: Literal["aoti", "onnx"], arguments: Export) -> None:
     from rap.export.write import check
 
     check(form, arguments.precision, arguments.scene is not None)
-    device = pick_device(arguments.device)
+    device = pick_device(arguments.device if form == "aoti" else "cpu")
     checkpoint = load_run(arguments.run, device)
     images = None
     if arguments.scene is not None:

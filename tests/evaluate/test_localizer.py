@@ -1,5 +1,7 @@
 """However the network is run, whole batches or not, the poses are those of the plain regressor."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
 from rap.data.images import decode
 from rap.evaluate import Localizer, predict, stream
-from rap.model.checkpoint import Checkpoint
+from rap.model.checkpoint import Checkpoint, save
 from rap.scene import DataError, Frame, Scene
 
 CPU = torch.device("cpu")
@@ -104,3 +106,30 @@ def test_streaming_ends_at_a_broken_file(checkpoint: Checkpoint, tmp_path: Path)
     with pytest.raises(DataError, match=r"3\.png: not a readable image"):
         stream(frames, checkpoint.camera, locate, CPU, batch_size=2, num_workers=2)
     assert len(stream([], checkpoint.camera, locate, CPU).poses) == 0
+
+
+COMPILE = """
+import sys, torch
+import subprocess
+import sys
+from pathlib import Path
+from rap.evaluate import Localizer, load_run
+checkpoint = load_run(Path(sys.argv[1]), torch.device("cpu"))
+generator = torch.Generator().manual_seed(5)
+images = torch.randint(0, 256, (7, 3, 24, 32), dtype=torch.uint8, generator=generator)
+fast = Localizer(checkpoint.regressor, checkpoint.camera, batch_size=4, execution="compiled")
+plain = Localizer(checkpoint.regressor, checkpoint.camera)
+torch.testing.assert_close(fast(images), plain(images), atol=1e-4, rtol=1e-4)
+stats = torch._dynamo.utils.counters
+assert stats["stats"]["unique_graphs"] == 1 and not stats["graph_break"], stats
+"""
+
+
+@pytest.mark.slow
+def test_compiled_is_eager(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """As one graph, for full batches and parts; apart, because shape checks would break it."""
+    path = tmp_path / "net.safetensors"
+    save(path, checkpoint.regressor, checkpoint.camera, {})
+    command = [sys.executable, "-c", COMPILE, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
