@@ -5,7 +5,6 @@ import json
 import random
 import shlex
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -56,6 +55,8 @@ class Options:
     num_gated: int | None = None
     coarse: tuple[str, ...] = ()
     """Times that calibration found too noisy to tell."""
+    effect: float | None = None
+    """The smallest slowdown of interest, instead of each benchmark's own in the policy."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ def compare_trees(
 ) -> tuple[Report, Path]:
     """Compare; the report, and the folder that holds its records. KeyboardInterrupt is reported."""
     policy = narrowed(trees.policy or read_policy(trees.judge / POLICY), options.metrics)
+    if options.effect is not None:
+        entries = tuple(replace(e, smallest_effect=options.effect) for e in policy.entries)
+        policy = replace(policy, entries=entries)
     arms = {
         "base": compose(trees.base, trees.judge, scratch / "base"),
         "head": compose(trees.head, trees.judge, scratch / "head"),
@@ -91,7 +95,6 @@ def compare_trees(
     )  # fmt: skip
     title = f"{arms['head'].label} against {arms['base'].label}"
     display = Display(stream, title, len(blocks))
-    start = time.monotonic()
     try:
         comparison, ended = versus.run(file, blocks, options.budget_s, display.show)
     except KeyboardInterrupt:
@@ -100,7 +103,8 @@ def compare_trees(
         display.close()
     report = Report(
         comparison, arms["base"], arms["head"], policy, _machine(blocks), ended,
-        time.monotonic() - start, len(blocks), command, _notes(trees, options, blocks),
+        sum(block.seconds for block in blocks), len(blocks), command,
+        _notes(trees, options, blocks),
     )  # fmt: skip
     store(report, file.path.parent)
     return report, file.path.parent
@@ -163,6 +167,7 @@ def _header(arms: dict[str, Arm], options: Options) -> dict[str, object]:
         "benchmarks": digest_of(arms["head"].root / "benchmarks"),
         "selection": list(options.selection),
         "metrics": list(options.metrics),
+        "effect": options.effect,
         "faults": options.faults,
         "ids": None if options.ids is None else list(options.ids),
         "screened": list(options.screened),
@@ -186,7 +191,7 @@ def _open(
         file = BlockFile(found[-1])
         known, blocks = file.read()
         return file, blocks, int(known["seed"])
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     file = BlockFile(home / f"{stamp}-{key}" / "blocks.jsonl")
     seed = random.SystemRandom().randrange(2**31)
     file.start({**header, "seed": seed})

@@ -197,6 +197,8 @@ def test_two_comparisons_at_once_are_environment(
         ("--aa", "--metric", "nonsense"),
         ("--aa", "--resume"),
         ("--device", "tpu"),
+        ("--aa", "--effect", "0.3"),
+        ("--aa", "--effect", "much"),
     ],
 )
 def test_bad_arguments_are_usage(stage: Stage, arguments: tuple[str, ...]) -> None:
@@ -253,6 +255,14 @@ def test_metric_may_be_one_that_the_policy_does_not_rule(stage: Stage) -> None:
     stage.toy.cost(0.0055)
     assert stage.ab("--metric", "time_s") == 1
     assert stage.ab("--metric", "other_s") == 12
+
+
+def test_larger_effect_of_interest_is_decided_sooner(stage: Stage) -> None:
+    """What is too noisy for 3 % may still exclude 30 %."""
+    stage.noise = 0.05
+    assert stage.ab("--aa", "--budget", "0") == 10
+    assert stage.ab("--aa", "--effect", "30%") == 0
+    assert stage.result()["num_blocks"] == 6
 
 
 def test_policy_below_the_margin_is_usage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from benchmarks.harness.abreport import lines
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.bisecting import bisect
 from benchmarks.harness.lock import alone
+from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.processes import terminable
 from benchmarks.harness.report import Line
 from benchmarks.harness.runs import Options, Trees, compare_trees, repeat_command
@@ -49,6 +50,11 @@ def add(subparsers: Subparsers) -> None:
         help="judge only this metric (may be repeated), e.g. cpu_s on a busy machine",
     )  # fmt: skip
     parser.add_argument(
+        "--effect", type=share, metavar="PERCENT",
+        help="smallest slowdown of interest instead of the policy's: on a noisy machine 20%% is "
+        "decided long before 3%%",
+    )  # fmt: skip
+    parser.add_argument(
         "--resume", action="store_true", help="go on where a time limit or Ctrl-C cut this run"
     )
     parser.set_defaults(run=run)
@@ -72,6 +78,14 @@ def seconds(text: str) -> float:
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no time; accepted are e.g. 90s, 12m, 1h")
     return float(found[1]) * SECONDS[found[2] or "s"]
+
+
+def share(text: str) -> float:
+    """`20%` or `20` → 0.2."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)%?", text)
+    if found is None or not MARGIN < float(found[1]) / 100 < 10:
+        raise ArgumentTypeError(f"{text!r}: accepted are percentages above {MARGIN:.1%}, e.g. 20%")
+    return float(found[1]) / 100
 
 
 def run(arguments: Namespace) -> int:
@@ -109,6 +123,7 @@ def options_of(arguments: Namespace) -> Options:
     return Options(
         tuple(selection), tuple(getattr(arguments, "metric", ())), arguments.budget,
         injected, device == "cuda", getattr(arguments, "resume", False),
+        effect=getattr(arguments, "effect", None),
     )  # fmt: skip
 
 
@@ -151,6 +166,7 @@ def _words(arguments: Namespace) -> list[str]:
     words += ["--aa"] if arguments.aa else []
     for name in arguments.metric:
         words += ["--metric", name]
+    words += ["--effect", f"{100 * arguments.effect:g}%"] if arguments.effect else []
     return [*words, *selection_words(arguments)]
 
 
