@@ -91,6 +91,7 @@ class Runner:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             self._record = False
+            _free_generator(self._device)
             log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {_first_line(error)}")
 
 
@@ -124,8 +125,10 @@ class Recording:
             # Gradients of the recording lie in its memory, so none may exist when it begins.
             learner.optimizer.zero_grad(set_to_none=True)
         torch.cuda.current_stream().wait_stream(stream)
-        # Other threads may copy a checkpoint meanwhile.
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+        # Other threads may write a checkpoint meanwhile. The outer context leaves the stream, also
+        # when the recording breaks off.
+        recording = torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(stream), recording:
             terms = step(learner, self._batch, config)
             self._names, self._values = list(terms), torch.stack(list(terms.values()))
 
@@ -148,7 +151,8 @@ def kept_state(learner: Learner, device: torch.device) -> Iterator[None]:
 
     Optimisers' moments that did not exist before remain, as zeros: what a first step starts from.
     """
-    before = [(tensor, tensor.detach().clone()) for tensor in _state(learner)]
+    # In host memory: the trials' peak is not to be the training's.
+    before = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in _state(learner)]
     scaler = copy.deepcopy(learner.scaler.state_dict())
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -200,6 +204,13 @@ def _why_not_recorded(config: Config, device: torch.device) -> str:
     if config.train.precision == "fp16":
         return "the gradient scaler of fp16 needs the host"
     return ""
+
+
+def _free_generator(device: torch.device) -> None:
+    """A recording that broke off leaves the generator waiting for its end: give it a new state."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def _first_line(error: RuntimeError) -> str:
