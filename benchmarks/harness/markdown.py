@@ -17,7 +17,7 @@ MAX_LINES = 60
 MAX_TEXT = 300
 SHOWN = (Status.NOT_PROVEN, Status.NOT_GATED, Status.BETTER)
 """Worth a row of their own though they are not red."""
-ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#+!|~@$&:/-])")
+ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#!|~@$&:])")
 
 
 def plain(text: str) -> str:
