@@ -77,6 +77,7 @@ def bench_infer(
         locate = Localizer(regressor, camera, precision, batch_size, execution)
         trunk = paths.first_arithmetic(locate.network.trunk) if execution == "eager" else []
         result = measure(lambda: locate(images).cpu(), items=batch_size, unit="images", flop=flop)
+        result.check(locate.runs == execution, f"it ran {locate.runs}")
         expected = COMPILED[execution]
         result.check(compilation() == expected, f"{compilation()} instead of {expected}")
     if execution == "eager":
@@ -114,6 +115,7 @@ def bench_infer_latency(
             lambda: locate(photos[:1]).cpu(), items=1, unit="images",
             rounds=REQUESTS[device.type],
         )  # fmt: skip
+        result.check(locate.runs == execution, f"it ran {locate.runs}")
     with torch.no_grad():
         exact = copy.deepcopy(regressor).double()(photos[:2].double() / 255).world_from_camera
     off, apart = pose_errors(result.value, exact[:1]), pose_errors(exact[1:], exact[:1])

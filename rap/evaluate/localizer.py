@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from rap import log
 from rap.camera import Camera
 from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
@@ -18,6 +19,17 @@ from rap.model.regressor import Regressor
 _TRIALS = 3
 """Calls before a recording: libraries choose kernels and take their workspaces."""
 
+SIMPLER: dict[InferExecution, InferExecution] = {
+    "compiled+graphed": "graphed",
+    "graphed": "eager",
+    "compiled": "eager",
+}
+"""What is taken where an execution fails."""
+
+Parts = tuple[
+    Callable[..., Any], Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]
+]
+"""Features, translation and rotation branch, and the pose of both."""
 Images = UInt8[Tensor, "n 3 h w"]
 Matrices = Float32[Tensor, "n 4 4"]
 
@@ -26,9 +38,12 @@ class Localizer:
     """`world_from_camera` of uint8 images of the camera's size; the regressor stays as it is.
 
     All but `eager` know two sizes, one image and `batch_size`, and fill the last batch up: no
-    image's pose depends on its neighbours. Whatever is compiled or recorded is so on first use.
-    Raises ConfigError for what the device cannot do.
+    image's pose depends on its neighbours. Whatever is compiled or recorded is so on first use;
+    where that fails the next simpler way is taken, with a line, and `runs` says which. Raises
+    ConfigError for what the device cannot do.
     """
+
+    runs: InferExecution
 
     def __init__(
         self,
@@ -40,47 +55,63 @@ class Localizer:
     ) -> None:
         self.device = regressor.image_mean.device
         _check(execution, precision, self.device)
-        self.batch_size, self.execution = batch_size, execution
+        self.batch_size = batch_size
         self.network = PoseNetwork(regressor, camera, precision)
         self._precision: Precision = precision
-        self._fixed = execution != "eager"
-        self._features: Callable[[Tensor], list[Tensor]] = self.network.features
-        self._branches: tuple[Callable[[Tensor], Tensor], ...] = (
-            self.network.translation, self.network.rotation,
-        )  # fmt: skip
-        self._compose: Callable[[Tensor, Tensor], Tensor] = self.network.compose
-        self._whole: Callable[[Tensor], Tensor] = self.network
-        if execution == "compiled":
-            self._whole = torch.compile(self.network, dynamic=False, fullgraph=True)
-        elif execution == "compiled+graphed":
-            # Apart, so that the branches can run on streams of their own.
-            self._features = torch.compile(self._features, dynamic=False, fullgraph=True)
-            self._branches = tuple(
-                torch.compile(branch, dynamic=False, fullgraph=True) for branch in self._branches
-            )
-            self._compose = torch.compile(self._compose, dynamic=False, fullgraph=True)
-        self._recordings: dict[int, Recording] = {}
+        self._use(execution)
 
     @torch.no_grad()
     def __call__(self, images: Images) -> Matrices:
-        """Poses on the network's device; images may lie there or on the host. Waits for nothing."""
+        """Poses on the network's device; images may lie there or on the host. Waits for nothing.
+
+        Raises ValueError for images of another size.
+        """
+        if images.shape[1:] != (3, *self.network.size):
+            height, width = self.network.size
+            raise ValueError(f"images {tuple(images.shape)} must be [n, 3, {height}, {width}]")
         poses = [self._batch(chunk) for chunk in images.split(self.batch_size) if len(chunk)]
         if len(poses) == 1:
             return poses[0]
         return torch.cat(poses) if poses else torch.empty(0, 4, 4, device=self.device)
 
+    def _use(self, execution: InferExecution) -> None:
+        self.runs = execution
+        net = self.network
+        self._whole: Callable[[Tensor], Tensor] = net
+        self._parts: Parts = (net.features, net.translation, net.rotation, net.compose)
+        self._recordings: dict[int, Recording] = {}
+        if execution == "compiled":
+            self._whole = _compiled(net)
+        elif execution == "compiled+graphed":
+            # Apart, so that the branches can run on streams of their own.
+            features, translation, rotation, compose = map(_compiled, self._parts)
+            self._parts = features, translation, rotation, compose
+
     def _batch(self, images: Images) -> Matrices:
+        """One batch at most; falls back from what cannot be compiled or recorded here."""
+        while True:
+            try:
+                with _arithmetic(self._precision, self.device):
+                    return self._run(images)
+            except RuntimeError as error:
+                simpler = SIMPLER.get(self.runs)
+                if simpler is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                log.warn(f"execution {self.runs!r} failed, so it is {simpler!r}: {reason}")
+                self._use(simpler)
+
+    def _run(self, images: Images) -> Matrices:
         num = len(images)
-        size = num if not self._fixed or num == 1 else self.batch_size
-        with _arithmetic(self._precision, self.device):
-            if "graphed" in self.execution:
-                if size not in self._recordings:
-                    self._recordings[size] = self._record(size, images)
-                return self._recordings[size].replay(images)
-            images = images.to(self.device, non_blocking=True)
-            if num < size:
-                images = torch.cat([images, images.new_zeros(size - num, *images.shape[1:])])
-            return self._whole(images)[:num]
+        size = num if self.runs == "eager" or num == 1 else self.batch_size
+        if "graphed" in self.runs:
+            if size not in self._recordings:
+                self._recordings[size] = self._record(size, images)
+            return self._recordings[size].replay(images)
+        images = images.to(self.device, non_blocking=True)
+        if num < size:
+            images = torch.cat([images, images.new_zeros(size - num, *images.shape[1:])])
+        return self._whole(images)[:num]
 
     def _record(self, size: int, images: Images) -> "Recording":
         shape = (size, *images.shape[1:])
@@ -93,13 +124,14 @@ class Localizer:
         The maps stay alive until the streams join, so nothing else can take their memory.
         """
         main = torch.cuda.current_stream()
-        maps = self._features(images)
+        features, translate, rotate, compose = self._parts
+        maps = features(images)
         side.wait_stream(main)
         with torch.cuda.stream(side):
-            translation = self._branches[0](maps[0])
-        rotation = self._branches[1](maps[1])
+            translation = translate(maps[0])
+        rotation = rotate(maps[1])
         main.wait_stream(side)
-        return self._compose(translation, rotation)
+        return compose(translation, rotation)
 
 
 class Recording:
@@ -123,6 +155,10 @@ class Recording:
         self._images[:num].copy_(images, non_blocking=True)
         self._graph.replay()
         return self._poses[:num].clone()
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 @contextmanager

@@ -75,11 +75,12 @@ def evaluate(
     """
     _check_scene(scene, checkpoint.camera)
     locate = Localizer(checkpoint.regressor, checkpoint.camera, precision, batch_size, execution)
-    facts = {"precision": precision, "execution": execution}
-    return evaluate_locator(
-        scene, checkpoint.camera, locate, checkpoint.provenance | facts, device,
+    scored = evaluate_locator(
+        scene, checkpoint.camera, locate, checkpoint.provenance | {"precision": precision}, device,
         batch_size=batch_size, num_workers=num_workers, latency_rounds=latency_rounds,
     )  # fmt: skip
+    # What ran, which need not be what was asked for.
+    return dataclasses.replace(scored, provenance=scored.provenance | {"execution": locate.runs})
 
 
 def evaluate_locator(

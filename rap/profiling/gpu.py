@@ -56,7 +56,9 @@ def _handle(device: torch.device) -> Any:  # noqa: ANN401 (NVML's own type)
     try:
         pynvml.nvmlInit()
         uuid = torch.cuda.get_device_properties(device).uuid
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        _sample(handle)  # some drivers know a GPU and tell nothing of it
+        return handle
     except pynvml.NVMLError:
         return None
 

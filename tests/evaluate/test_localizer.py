@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_recorded_is_eager(precision: Precision, checkpoint: Checkpoint) -> None
     tolerance = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-3}[precision]
     for chunk in (images[:5], images[5:6], images[6:]):
         torch.testing.assert_close(graphed(chunk), eager(chunk), atol=tolerance, rtol=tolerance)
+    assert graphed.runs == "graphed"
     assert len(graphed._recordings) == 2
 
 
@@ -63,12 +65,33 @@ def test_a_full_batch_is_made_of_a_part(checkpoint: Checkpoint) -> None:
         sizes.append(len(images))
         return locate.network(images)
 
-    locate._fixed, locate._whole = True, whole
+    locate.runs, locate._whole = "compiled", whole
     images = _images(6)
     expected = Localizer(checkpoint.regressor, checkpoint.camera)(images)
     torch.testing.assert_close(locate(images), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(locate(images[:1]), expected[:1], atol=1e-5, rtol=1e-5)
     assert sizes == [4, 4, 1]
+
+
+def test_falls_back_with_a_line(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing can be compiled the poses are the eager ones, and `runs` says so."""
+
+    def broken(*_: object, **__: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def call(_: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler here\nand much more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, execution="compiled")
+    expected = Localizer(checkpoint.regressor, checkpoint.camera)(_images(3))
+    assert torch.equal(locate(_images(3)), expected)
+    assert locate.runs == "eager"
+    assert "'compiled' failed, so it is 'eager': no compiler here" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"images \(3, 3, 8, 8\) must be \[n, 3, 24, 32\]"):
+        locate(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
