@@ -63,8 +63,14 @@ class Launcher:
         return self._run(None, ("--benchmark-only",), paired=False)
 
     def count(self, ids: Sequence[str] | None) -> Ran:
-        """Count instead of timing; it also fills the caches before the first time is taken."""
-        return self._run(ids, ("--benchmark-count",))
+        """Count instead of timing; it also fills the caches before the first time is taken.
+
+        Where CUDA calls cannot be counted there is no session, and its tail says why.
+        """
+        try:
+            return self._run(ids, ("--benchmark-count",))
+        except ArmError as error:
+            return Ran(None, Code.USAGE, str(error))
 
     def _run(
         self, ids: Sequence[str] | None, mode: Sequence[str], *, seed: int = 0, paired: bool = True

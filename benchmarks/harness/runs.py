@@ -206,8 +206,9 @@ def _notes(trees: Trees, options: Options, blocks: Sequence[Block]) -> tuple[str
     notes = [*trees.notes]
     if options.faults:
         notes.append(f"INJECTED FAULTS in the head (BENCHMARK_FAULT): {options.faults}")
-    problems = blocks[-1].problems if blocks else {}
-    notes += [f"{side}: {text.splitlines()[-1]}" for side, text in problems.items() if text]
+    # The first block is where counting fails, the last one where a run ended.
+    for block in {b.index: b for b in (*blocks[:1], *blocks[-1:])}.values():
+        notes += [f"{who}: {text.splitlines()[-1]}" for who, text in block.problems.items() if text]
     return tuple(notes)
 
 

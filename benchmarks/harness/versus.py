@@ -12,6 +12,8 @@ from benchmarks.harness.machine import Machine
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
 from benchmarks.harness.record import Record, Session
 
+FINE = (0, 1)
+"""pytest's exit codes of a run that came to its end, with or without a failed benchmark."""
 NO_SUCH_BENCHMARK = "LookupError: its tree has no such benchmark"
 
 
@@ -61,9 +63,7 @@ class Versus:
             request = comparison.request
             if request is None:
                 return comparison, Ended.DECIDED
-            # Later blocks hold fewer benchmarks: the last one's time is an upper bound.
-            needed = blocks[-1].seconds if blocks else 0.0
-            if time.monotonic() - start + needed > budget_s:
+            if time.monotonic() - start + expected_s(blocks, request) > budget_s:
                 return comparison, Ended.BUDGET
 
             def tell(side: Side, done: Comparison = comparison) -> None:
@@ -80,6 +80,7 @@ class Versus:
         ids = self.ids if request.ids is None else request.ids
         order = order_seed(self.seed, request.index)
         counts = self._counts(ids) if self.on_gpu and request.ids is None else {}
+        problems = {f"{side}, counting": c.tail for side, c in counts.items() if c.code not in FINE}
         ran: dict[Side, Ran] = {}
         for side in (first, *(s for s in SIDES if s != first)):
             tell(side)
@@ -90,20 +91,26 @@ class Versus:
         if machine is None:
             tails = "\n".join(f"{side}: {ran[side].tail}" for side in SIDES)
             raise ArmError(f"neither arm could be measured\n{tails}")
-        sessions = {
-            side: with_counts(_complete(ran[side], ids, machine), counts.get(side))
-            for side in SIDES
-        }
-        problems: dict[str, str] = {
-            side: ran[side].tail for side in SIDES if ran[side].code not in (0, 1)
-        }
+        problems |= {side: one.tail for side, one in ran.items() if one.code not in FINE}
+        sessions = {side: _complete(ran[side], ids, machine) for side in SIDES}
+        for side, counted in counts.items():
+            sessions[side] = with_counts(sessions[side], counted.session)
         return Block(
             request.index, request.attempt, first, ids, sessions["base"], sessions["head"],
             round(time.monotonic() - start, 3), problems,
         )  # fmt: skip
 
-    def _counts(self, ids: Sequence[str] | None) -> dict[Side, Session | None]:
-        return {side: self.arms[side].count(ids).session for side in SIDES}
+    def _counts(self, ids: Sequence[str] | None) -> dict[Side, Ran]:
+        return {side: self.arms[side].count(ids) for side in SIDES}
+
+
+def expected_s(blocks: Sequence[Block], request: Request) -> float:
+    """About how long a block will take: the last one's time, by the share measured again."""
+    if not blocks:
+        return 0.0
+    num = max(1, len(blocks[-1].head.records))
+    share = 1.0 if request.ids is None else min(1.0, len(request.ids) / num)
+    return share * blocks[-1].seconds
 
 
 def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:
@@ -111,7 +118,7 @@ def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:
     session = ran.session
     if session is None:
         session = Session(machine, "unknown", "unknown")
-    if ran.session is not None and ran.code in (0, 1):
+    if ran.session is not None and ran.code in FINE:
         reason = NO_SUCH_BENCHMARK
     else:
         last = ran.tail.splitlines()[-1:] or [""]

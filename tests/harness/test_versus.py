@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.blocks import SIDES, Block, BlockFile, first_side
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, first_side
 from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
 from benchmarks.harness.record import RecordError, Session
 from benchmarks.harness.rules import Status
 from benchmarks.harness.verdict import Code
-from benchmarks.harness.versus import Ended, Versus
-from tests.harness.pairs_toys import MACHINE, POLICY, Times, ToyProcesses, timed
+from benchmarks.harness.versus import Ended, Versus, expected_s
+from tests.harness.pairs_toys import MACHINE, POLICY, Times, ToyProcesses, block, timed, toy
 
 FOREVER = 1e9
 Log = list[tuple[str, tuple[str, ...] | None, int]]
@@ -228,6 +228,39 @@ def test_blocks_of_two_machines_are_refused(toys: Toys) -> None:
     versus = toys.versus({"step": 1.0}, {"step": 1.0}, spoil_base=elsewhere, spoil_head=elsewhere)
     with pytest.raises(ArmError, match="different machines"):
         toys.run(versus)
+
+
+class Uncounted(ToyProcesses):
+    """An arm where CUPTI is not available."""
+
+    def count(self, ids: Sequence[str] | None) -> Ran:
+        """It cannot."""
+        return Ran(None, 4, "CUPTI is not available")
+
+
+@pytest.mark.parametrize(("lacking", "code"), [(SIDES, Code.PASS), (("head",), Code.COVERAGE)])
+def test_counting_that_fails_stops_nothing(
+    toys: Toys, lacking: tuple[Side, ...], code: Code
+) -> None:
+    """Times are still compared and the block says why; counts that only the base has are missed."""
+    versus = toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True)
+    arms = dict(versus.arms)
+    for side in lacking:
+        arms[side] = Uncounted({"step": 1.0}, 0.001, random.Random(side), toys.log, side)
+    comparison, _ = toys.run(replace(versus, arms=arms))
+    assert (comparison.code, len(toys.blocks)) == (code, 6)
+    assert toys.blocks[0].problems["head, counting"] == "CUPTI is not available"
+
+
+@pytest.mark.parametrize(("ids", "expected"), [(None, 8.0), (("a",), 2.0), (("a", "b"), 4.0)])
+def test_time_of_a_block_is_estimated_by_what_is_left(
+    ids: tuple[str, ...] | None, expected: float
+) -> None:
+    """So that a long first block does not end a run that has little left to measure."""
+    records = [toy(name, time_s=1.0) for name in "abcd"]
+    last = replace(block(0, records, records), seconds=8.0)
+    assert expected_s([last], Request(1, 0, ids)) == expected
+    assert expected_s([], Request(0, 0, ids)) == 0.0
 
 
 def test_gpu_counts_come_from_a_process_of_their_own(toys: Toys) -> None:
