@@ -19,6 +19,9 @@ from rap.model.regressor import Regressor
 _TRIALS = 3
 """Calls before a recording: libraries choose kernels and take their workspaces."""
 
+_NUM_VARIANTS = 64
+"""Of one function, where the compiler stops at 8: each network and shape is one."""
+
 SIMPLER: dict[InferExecution, InferExecution] = {
     "compiled+graphed": "graphed",
     "graphed": "eager",
@@ -26,9 +29,8 @@ SIMPLER: dict[InferExecution, InferExecution] = {
 }
 """What is taken where an execution fails."""
 
-Parts = tuple[
-    Callable[..., Any], Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]
-]
+Call = Callable[..., Any]
+Parts = tuple[Call, Call, Call, Call]
 """Features, translation and rotation branch, and the pose of both."""
 Images = UInt8[Tensor, "n 3 h w"]
 Matrices = Float32[Tensor, "n 4 4"]
@@ -146,7 +148,9 @@ class Recording:
             for _ in range(_TRIALS):
                 call(images, side)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, stream=main, capture_error_mode="thread_local"):
+        # The outer context leaves the stream, also when the recording breaks off.
+        recording = torch.cuda.graph(self._graph, stream=main, capture_error_mode="thread_local")
+        with torch.cuda.stream(main), recording:
             self._poses = call(images, side)
 
     def replay(self, images: Images) -> Matrices:
@@ -157,8 +161,15 @@ class Recording:
         return self._poses[:num].clone()
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False, fullgraph=True)
+def _compiled(function: Call) -> Call:
+    """As one graph for each shape, of however many networks there are in a process."""
+    compiled = torch.compile(function, dynamic=False, fullgraph=True)
+
+    def call(*tensors: Tensor) -> Any:  # noqa: ANN401 (whatever the function returns)
+        with torch._dynamo.config.patch(recompile_limit=_NUM_VARIANTS):
+            return compiled(*tensors)
+
+    return call
 
 
 @contextmanager
