@@ -230,3 +230,14 @@ def test_gate_end_to_end(toy: ToyTree) -> None:
     ):
         assert said in printed
     assert [*toy.root.parent.glob("benchmarks-*")] == []
+
+
+@pytest.mark.slow
+def test_base_that_cannot_run_any_benchmark_is_coverage(toy: ToyTree) -> None:
+    """The suite needs a name that the base lacks: everything is new, and nothing was compared."""
+    toy.write("rap/__init__.py", "COST_S = 0.005\nNEW_S = 0.005\n")
+    toy.write("benchmarks/conftest.py", "from rap import NEW_S\n")
+    code, printed = run(toy)
+    assert code == 12, printed
+    assert "nothing was compared" in printed
+    assert "cannot import name 'NEW_S'" in printed
