@@ -17,7 +17,16 @@ class UsageError(ValueError):
 
 def table() -> tuple[Callable[[Subparsers], None], ...]:
     """How each command adds itself, in the order in which the help lists them."""
-    from benchmarks.harness.commands import ab, baseline, calibrate, doctor, export, gate, report
+    from benchmarks.harness.commands import (
+        ab,
+        baseline,
+        calibrate,
+        creep,
+        doctor,
+        export,
+        gate,
+        report,
+    )
 
-    modules = (ab, baseline, calibrate, doctor, export, gate, report)
+    modules = (ab, baseline, calibrate, creep, doctor, export, gate, report)
     return tuple(module.add for module in modules)

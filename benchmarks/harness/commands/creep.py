@@ -1,0 +1,82 @@
+"""`python -m benchmarks creep`: what small losses have added up to, in the history of baselines."""
+
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline
+from benchmarks.harness.commands import Subparsers, UsageError
+from benchmarks.harness.creep import BUDGET, changes, overruns
+from benchmarks.harness.machine import resolve_device, this_machine
+from benchmarks.harness.policy import read_policy
+from benchmarks.harness.record import RecordError
+from benchmarks.harness.suite import POLICY
+from benchmarks.harness.trees import ask_git
+from benchmarks.harness.verdict import Code
+
+
+def add(subparsers: Subparsers) -> None:
+    """The command line of `creep`."""
+    parser = subparsers.add_parser("creep", help="lasting changes since the first baseline")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--key", help="hardware key; default: this machine's")
+    parser.add_argument("--suite", default="room")
+    parser.add_argument("--release", metavar="TAG", help="default: the newest tag")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Print every change of level; 1 where a budget against the release is overrun for sure."""
+    root: Path = arguments.root
+    key = arguments.key or this_machine(resolve_device(arguments.device))[0].key
+    path = COMMITTED / key / f"{arguments.suite}.json"
+    log = ask_git(root, "log", "--format=%H", "--", str(path))
+    if not log:
+        raise UsageError(f"{path} has no history here: accept and commit a baseline first")
+    history = []
+    for commit in reversed(log.split()):
+        stored = read_version(root, commit, path)
+        if stored is not None:
+            history.append(stored)
+    if not history:
+        raise UsageError(f"{path}: no version of it is readable by this harness")
+    policy = read_policy(root / POLICY)
+    sys.stdout.write(f"{path}: {len(history)} readable baselines\n")
+    for change in changes(history, policy):
+        what = "slower" if change.share > 0 else "faster"
+        text = f"{abs(change.share):.1%} {what} since {change.origin}"
+        sys.stdout.write(f"{change.id} {change.metric}: {text}\n")
+    return _against_release(arguments, history[-1], path)
+
+
+def _against_release(arguments: Namespace, now: Baseline, path: Path) -> int:
+    root: Path = arguments.root
+    tag = arguments.release or ask_git(root, "describe", "--tags", "--abbrev=0")
+    release = read_version(root, tag, path) if tag else None
+    if release is None:
+        sys.stdout.write(f"no release with this baseline ({tag or 'no tag'}): no budget to keep\n")
+        return Code.PASS
+    found = overruns(now, release, read_policy(root / POLICY))
+    for one in found:
+        sure = "" if one.proven else f"; not proven, {one.chance:.1%} can be chance"
+        text = f"{one.share:+.1%} since {tag}, {BUDGET:.0%} are allowed{sure}"
+        sys.stdout.write(f"{one.id} {one.metric}: {text}\n")
+    if not found:
+        sys.stdout.write(f"every time is within {BUDGET:.0%} of {tag}\n")
+    return Code.REGRESSION if any(one.proven for one in found) else Code.PASS
+
+
+def read_version(root: Path, revision: str, path: Path) -> Baseline | None:
+    """A baseline as a commit had it; None where it had none, or one of another schema."""
+    text = ask_git(root, "show", f"{revision}:{path}")
+    if text is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+        file = Path(folder) / path.name
+        file.write_text(text, encoding="utf-8")
+        try:
+            return read_baseline(file, path.parent.name, path.stem)
+        except RecordError:
+            sys.stdout.write(f"{revision[:12]}: of another schema, left out\n")
+            return None

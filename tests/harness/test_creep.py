@@ -1,0 +1,114 @@
+"""Small losses that add up: changes of level in a history, and the budget against a release."""
+
+import dataclasses
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.harness.baseline import COMMITTED, Baseline, Noise, write_baseline
+from benchmarks.harness.creep import change_points, changes, overruns
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.policy import Entry, MetricRule, Policy
+from benchmarks.harness.record import Record
+from benchmarks.harness.verdict import Code
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICY = Policy({"time_s": MetricRule("time", "lower")}, (Entry("step*", "Ada", ("time_s",)),))
+
+
+def stored(machine: Machine, time: float, origin: str = "abc", log_sd: float = 0.002) -> Baseline:
+    """A baseline of five sessions."""
+    record = Record("step", "n", metrics={"time_s": time})
+    noise = {"step": Noise(5, {"time_s": log_sd})}
+    return Baseline(machine, "room", {"step": record}, {"step": origin}, noise)
+
+
+def series(*levels: tuple[int, float], sd: float, seed: int) -> list[float]:
+    """So many values on each level, with noise."""
+    draw = random.Random(seed)
+    return [level + draw.gauss(0.0, sd) for num, level in levels for _ in range(num)]
+
+
+def test_steady_history_has_no_changes() -> None:
+    """In at most one of twenty."""
+    found = [bool(change_points(series((30, 0.0), sd=0.01, seed=n))) for n in range(200)]
+    assert sum(found) / len(found) <= 0.05
+
+
+def test_lasting_loss_is_found_where_it_began() -> None:
+    """3 % in noise of 1 %, to within two baselines."""
+    found = [change_points(series((15, 0.0), (15, 0.03), sd=0.01, seed=n)) for n in range(100)]
+    near = [len(points) == 1 and abs(points[0] - 15) <= 2 for points in found]
+    assert sum(near) / len(near) >= 0.8
+
+
+def test_single_outlier_is_no_level() -> None:
+    """It has to last."""
+    values = [0.0, 0.001] * 10
+    values[9] = 0.2
+    assert change_points(values) == []
+
+
+def test_short_history_says_nothing() -> None:
+    """Too few to tell noise from change."""
+    assert change_points([0.0, 0.0, 1.0, 1.0, 1.0]) == []
+
+
+def test_change_is_told_with_its_origin(toy_machine: Machine) -> None:
+    """By how much, and since which baseline."""
+    history = [stored(toy_machine, 1.0 + 0.001 * (n % 2), f"c{n}") for n in range(8)]
+    history += [stored(toy_machine, 1.05 + 0.001 * (n % 2), f"c{n}") for n in range(8, 16)]
+    (change,) = changes(history, POLICY)
+    assert (change.id, change.origin) == ("step", "c8")
+    assert change.share == pytest.approx(0.05, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("time", "log_sd", "expected"),
+    [(1.019, 0.002, []), (1.04, 0.002, [True]), (1.04, 0.02, [False]), (0.5, 0.002, [])],
+)
+def test_budget_against_the_release(
+    toy_machine: Machine, time: float, log_sd: float, expected: list[bool]
+) -> None:
+    """2 %; what the sessions' own spread could show is not proven."""
+    now = stored(toy_machine, time, log_sd=log_sd)
+    release = stored(toy_machine, 1.0, log_sd=log_sd)
+    assert [one.proven for one in overruns(now, release, POLICY)] == expected
+
+
+def test_history_is_read_from_git(
+    tmp_path: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each accepted baseline is a commit; an unreadable one is left out."""
+    identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER")
+                for what in ("NAME", "EMAIL")}  # fmt: skip
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=tmp_path, env={**os.environ, **identity},
+                       check=True)  # fmt: skip
+
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "policy.toml", tmp_path / "benchmarks")
+    path = tmp_path / COMMITTED / toy_machine.key / "room.json"
+    git("init", "-q")
+    for number, time in enumerate((0.5, 1.0, 1.001, 1.1)):
+        one = stored(toy_machine, time)
+        renamed = {"infer": dataclasses.replace(one.records["step"], id="infer")}
+        write_baseline(path, Baseline(toy_machine, "room", renamed, {"infer": f"c{number}"},
+                                      {"infer": one.noise["step"]}))  # fmt: skip
+        if number == 0:
+            path.write_text('{"kind": "baseline", "schema": 1}', encoding="utf-8")
+        git("add", ".")
+        git("commit", "-qm", str(number))
+        if number == 1:
+            git("tag", "v1")
+    assert main(["creep", "--key", toy_machine.key], tmp_path) == Code.REGRESSION
+    printed = capsys.readouterr().out
+    assert "3 readable baselines" in printed
+    assert "infer time_s: +10.0% since v1, 2% are allowed" in printed
+    assert main(["creep", "--key", "unknown"], tmp_path) == Code.USAGE
