@@ -31,6 +31,7 @@ from benchmarks.harness.sessions import (
     FOLDER,
     Objection,
     combined,
+    inexact_counters,
     newest_sessions,
     objections,
     session_path,
@@ -104,6 +105,8 @@ def run_accept(arguments: Namespace) -> int:
     code = _objected(objections(sessions), "refused:")
     if code != Code.PASS:
         return code
+    for line in inexact_counters(sessions):
+        _say(line)
     today = datetime.datetime.now(datetime.UTC).date()
     new = combined(sessions, today)
     folder = arguments.baseline_dir or arguments.root / COMMITTED
