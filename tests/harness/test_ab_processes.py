@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.harness.processes import ArmError, Launcher, run_process
 from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
 from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
@@ -46,17 +47,20 @@ def test_arm_measures_its_own_package(toy: ToyTree, tmp_path: Path) -> None:
     assert [record.id for record in ran.session.records] == ["spin"]
 
 
-def test_wrong_package_is_usage(toy: ToyTree, tmp_path: Path) -> None:
-    """Another `rap` planted before the arm's on the path: exit code 4, and no number comes back."""
+def test_wrong_package_is_usage(
+    toy: ToyTree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another `rap` planted before the arm's on the path: exit code 4, and no number is kept."""
     (tmp_path / "impostor").mkdir()
     (toy.root / "rap").rename(tmp_path / "impostor" / "rap")
-    make = IMPOSTOR.format(folder=str(tmp_path / "impostor"))
     toy.cost(0.009)
-    toy.write("conftest.py", make + CONFTEST)
-    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
-    with pytest.raises(ArmError, match=r"USAGE \(4\)") as refused:
-        launcher(arm, tmp_path / "cache").measure(None, 3)
-    assert "its numbers would be those of other code" in str(refused.value)
+    toy.write("conftest.py", IMPOSTOR.format(folder=str(tmp_path / "impostor")) + CONFTEST)
+    assert main(["ab", "--aa", "--device", "cpu"], toy.root) == 4
+    printed = capsys.readouterr().err
+    assert "its process ended with USAGE (4)" in printed
+    assert "its numbers would be those of other code" in printed
+    (blocks,) = (toy.root / ".benchmarks").rglob("blocks.jsonl")
+    assert len(blocks.read_text(encoding="utf-8").splitlines()) == 1
 
 
 @pytest.mark.slow
