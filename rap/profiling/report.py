@@ -8,6 +8,8 @@ from rap import log
 from rap.profiling.summary import Operation, Summary, shares, verdict
 
 _MIB = 2**20
+_BARS = " .:-=+*#%@"
+_COLUMNS = 60
 
 
 def text_of(summary: Summary) -> str:
@@ -21,6 +23,7 @@ def text_of(summary: Summary) -> str:
         "",
         "phases",
         *_aligned(_phases(summary)),
+        *_timeline(summary.memory),
     ]
     if summary.by_device:
         lines += ["", "kernels on the device", *_aligned(_operations(summary.by_device))]
@@ -65,6 +68,19 @@ def _phases(summary: Summary) -> list[tuple[str, ...]]:
         (phase.name, f"{phase.host_ms:.3f} ms", f"peak {phase.peak_bytes / _MIB:,.1f} MiB")
         for phase in summary.phases
     ]
+
+
+def _timeline(memory: tuple[tuple[float, int], ...]) -> list[str]:
+    """Allocated memory over the profiled steps, drawn in one line: the most in each column."""
+    if not memory:
+        return []
+    end, top = memory[-1][0], max(size for _, size in memory)
+    columns = [0] * _COLUMNS
+    for at_ms, size in memory:
+        column = min(_COLUMNS - 1, int(_COLUMNS * at_ms / max(end, 1e-9)))
+        columns[column] = max(columns[column], size)
+    bars = [_BARS[size * (len(_BARS) - 1) // max(top, 1)] for size in columns]
+    return [f"  memory over {end:.3g} ms, at most {top / _MIB:,.1f} MiB: {''.join(bars)}"]
 
 
 def _operations(operations: tuple[Operation, ...]) -> list[tuple[str, ...]]:

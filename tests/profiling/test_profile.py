@@ -78,12 +78,6 @@ def test_slow_input_is_found(tmp_path: Path) -> None:
     assert [phase.name for phase in summary.phases] == ["fetch", "work"]
 
 
-def test_a_kind_is_needed(capfd: pytest.CaptureFixture[str]) -> None:
-    """The error says which there are."""
-    assert cli.main(["profile", "room"]) == 2
-    assert "give one of train, fit, views, infer first" in capfd.readouterr().err
-
-
 def test_no_gpu_no_samples() -> None:
     """Where there is no driver nothing is sampled, and nothing is made up."""
     with watching(torch.device("cpu")) as samples:

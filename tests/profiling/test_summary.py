@@ -65,6 +65,15 @@ def test_shares_are_a_whole(times: list[float]) -> None:
     assert sum(parts.values()) == pytest.approx(1)
 
 
+def test_memory_is_drawn_over_time() -> None:
+    """Highest where most was allocated, from the first step's start to the last one's end."""
+    memory = ((0.0, 0), (5.0, 50 * 2**20), (10.0, 100 * 2**20))
+    line = next(line for line in text_of(replace(BUSY, memory=memory)).splitlines() if "@" in line)
+    assert line.startswith("  memory over 10 ms, at most 100.0 MiB: ")
+    drawn = line.rpartition(": ")[2]
+    assert (drawn[30], drawn[59], len(drawn)) == ("=", "@", 60)
+
+
 def test_text_shows_verdict_phases_operations_and_power() -> None:
     """What the terminal shows is what the file holds."""
     text = text_of(BUSY)
