@@ -1,5 +1,6 @@
 """Exported networks: the same poses in a program without rap, and what a file says of itself."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -185,22 +186,19 @@ def test_aoti_runs_without_rap(precision: str, checkpoint: Checkpoint, tmp_path:
         load_artifact(path, torch.device("cuda"))
 
 
+@pytest.mark.slow
 @pytest.mark.cuda
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_aoti_on_the_gpu(precision: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Compiled for the GPU, near the eager network in the same precision."""
+def test_aoti_on_the_gpu(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Compiled for the GPU, near the eager network in the same precision; half a minute."""
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     device = torch.device("cuda")
-    placed = Checkpoint(checkpoint.regressor.to(device), CAMERA, checkpoint.provenance)
+    regressor = copy.deepcopy(checkpoint.regressor).to(device)
     path = tmp_path / "net.pt2"
-    chosen = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}[precision]
-    export(placed, path, "aoti", chosen)  # pyrefly: ignore
-    artifact = load_artifact(path, device)
-    eager = Localizer(placed.regressor, CAMERA, chosen)(_images(5))  # pyrefly: ignore
-    tolerance = {"fp32": 1e-4, "bf16": 0.3, "fp16": 0.05}[precision]
-    torch.testing.assert_close(artifact.locate(_images(5)), eager, atol=tolerance, rtol=tolerance)
-    checkpoint.regressor.cpu()
+    export(Checkpoint(regressor, CAMERA, checkpoint.provenance), path, "aoti", "bf16")
+    found = load_artifact(path, device).locate(_images(5))
+    eager = Localizer(regressor, CAMERA, "bf16")(_images(5))
+    torch.testing.assert_close(found, eager, atol=0.3, rtol=0.3)
 
 
 @pytest.mark.parametrize(
