@@ -26,7 +26,7 @@ def by_default(variant: str, height: int, precision: str, direction: str) -> boo
 @pytest.mark.parametrize(
     ("variant", "height", "precision", "direction"),
     combine(
-        axis(["b0"], cuda=["b3"], full=["b1", "b2"]), axis([120], cuda=[240, 480], full=[60]),
+        axis(["b0", "b3"], full=["b1", "b2"]), axis([120], cuda=[240, 480], full=[60]),
         axis(["fp32"], cuda=["bf16"]), axis(["training"], full=["inference"]),
         default=by_default,
     ),

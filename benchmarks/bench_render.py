@@ -96,6 +96,7 @@ def bench_render(
             codes=codes[-1:].double(), backend="reference",
         ).rgb.float()  # fmt: skip
     agreement = float(psnr(result.value.rgb[-1:], exact))
+    result.metric("num_gaussians", gaussians.num)
     result.metric("psnr_db", min(agreement, 100.0))
     close = agreement >= (MIN_PSNR_DB if chosen.exact or chosen.small else 15.0)
     result.check(close, f"{agreement:.1f} dB from the plain rasteriser")

@@ -35,7 +35,7 @@ def by_default(attention: str, tokens: int, layers: int, precision: str) -> bool
 @pytest.mark.parametrize(
     ("attention", "tokens", "layers", "precision"),
     combine(
-        axis(["sdpa"], cuda=["plain"]), axis([301], cuda=[1201], full=[81]),
+        axis(["sdpa", "plain"]), axis([301, 1201], full=[81]),
         axis([2], cuda=[6], full=[1, 12]), axis(["fp32"], cuda=["bf16"]), default=by_default,
     ),
 )  # fmt: skip

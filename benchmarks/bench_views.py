@@ -67,6 +67,7 @@ def bench_views(
     )  # fmt: skip
 
     stats = result.value
+    result.metric("num_gaussians", gaussians.num)
     result.metric("acceptance_share", stats.acceptance)
     result.metric("renders_per_view", stats.num_renders / num)
     result.check(stats.num_views == num, f"{stats.num_views} views instead of {num}")

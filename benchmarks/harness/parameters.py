@@ -75,6 +75,13 @@ def stable_id(function: str, parameters: Mapping[str, object]) -> str:
     return f"{name}[{','.join(f'{k}={value_name(v)}' for k, v in sorted(parameters.items()))}]"
 
 
+def parameters_of(benchmark_id: str) -> dict[str, str]:
+    """The parameters that an id names, as it writes them; {} for one that has none."""
+    inside = benchmark_id.partition("[")[2].removesuffix("]")
+    pairs = (part.partition("=") for part in inside.split(",") if part)
+    return {name: value for name, _, value in pairs}
+
+
 def matches(pattern: str, benchmark_id: str) -> bool:
     """Whether a glob with * and ? matches an id or its bare name; brackets stand for themselves."""
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")

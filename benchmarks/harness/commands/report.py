@@ -16,6 +16,7 @@ from benchmarks.harness.blocks import BlockFile
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.gate import coarse_times
 from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.curves import CURVES, CurvesError, draw, read_curves
 from benchmarks.harness.handover import read_evidence, refuse_large
 from benchmarks.harness.judging import is_required
 from benchmarks.harness.markdown import annotations, junit, page
@@ -41,12 +42,16 @@ def add(subparsers: Subparsers) -> None:
                         help="also GitHub's annotations, on the lines of the policy")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, help="append the page to a file, too")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit file, too")
+    parser.add_argument("--curves", type=Path, metavar="FOLDER",
+                        help=f"draw the curves of {CURVES}, best of a --full run")  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def run(arguments: Namespace) -> int:
     """Print one page for each file; the exit code is the gravest verdict."""
     policy = read_policy(arguments.root / POLICY)
+    if arguments.curves is not None and (len(arguments.files) > 1 or arguments.files[0].is_dir()):
+        raise UsageError("--curves draws one run: give the file of its evidence alone")
     codes: list[Code] = []
     everything: list[Finding] = []
     for path in arguments.files:
@@ -63,7 +68,20 @@ def run(arguments: Namespace) -> int:
                 sys.stdout.write(f"{line}\n")
     if arguments.junit is not None:
         arguments.junit.write_text(junit(everything), encoding="utf-8")
+    if arguments.curves is not None:
+        _draw(arguments.files[0], arguments.curves, arguments.root / CURVES)
     return _gravest(codes)
+
+
+def _draw(path: Path, folder: Path, listed: Path) -> None:
+    """The verdict is out by now, and pictures that cannot be drawn don't change it."""
+    run = read_evidence(path).run
+    try:
+        told = draw(read_curves(listed), run, folder)
+    except (CurvesError, OSError) as error:
+        sys.stderr.write(f"--curves: {error}\n")
+        return
+    sys.stdout.writelines(f"{line}\n" for line in told)
 
 
 def _gravest(codes: Sequence[Code]) -> Code:
