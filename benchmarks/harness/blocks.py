@@ -181,6 +181,16 @@ class BlockFile:
         fields: dict[str, Any] = dict(content)
         for side in SIDES:
             fields[side] = parse_session(content[side], f"{where}: {side}")
-        if content["ids"] is not None:
-            fields["ids"] = tuple(content["ids"])
+        ids, problems = content["ids"], content["problems"]
+        if not all(type(content[name]) is int for name in ("index", "attempt")):
+            raise RecordError(f"{where}: index and attempt must be counts")
+        if ids is not None and not _are_texts(ids):
+            raise RecordError(f"{where}: ids: {ids!r} is no list of ids")
+        if not isinstance(problems, dict) or not _are_texts([*problems.values()]):
+            raise RecordError(f"{where}: problems: must hold texts")
+        fields["ids"] = None if ids is None else tuple(ids)
         return Block(**fields)
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from benchmarks.harness.subject import Subject
 
 SCHEMA = 2
 
+MAX_INTEGER = 2**63
+SUITE = re.compile(r"[\w-]{1,80}")
+"""The suite's name is part of a path."""
 Outcome = Literal["passed", "wrong", "errored", "skipped"]
 ClockName = Literal["wall", "gpu"]
 CacheState = Literal["warm", "cold"]
@@ -99,6 +103,11 @@ def parse_session(content: object, where: str) -> Session:
         raise RecordError(f"{where}: `records` must be a list")
     ceilings = content.get("ceilings")
     _check_numbers(ceilings, f"{where}: ceilings")
+    for name in ("suite", "commit", "faults"):
+        if not isinstance(content.get(name, ""), str):
+            raise RecordError(f"{where}: {name}: {content[name]!r} is not a string")
+    if not SUITE.fullmatch(content.get("suite", "")):
+        raise RecordError(f"{where}: suite: {content.get('suite')!r} is no name of a set")
     return Session(
         read_machine(content.get("machine"), where),
         str(content.get("suite")),
@@ -120,7 +129,10 @@ def _read_order(content: object, where: str) -> int | None:
 def _read_subject(content: object, where: str) -> Subject | None:
     if content is None:
         return None
-    return Subject(**_fields(Subject, content, f"{where}: subject"))
+    values = _fields(Subject, content, f"{where}: subject")
+    if not all(isinstance(value, str) for value in values.values()):
+        raise RecordError(f"{where}: subject: must hold texts")
+    return Subject(**values)
 
 
 def write_json(path: Path, content: Mapping[str, object], depth: Sequence[str] = ()) -> None:
@@ -168,8 +180,22 @@ def read_json(path: Path, *kinds: str) -> dict[str, Any]:
 
 
 def read_machine(content: object, path: Path | str) -> Machine:
-    """The machine part of a file."""
-    return Machine(**_fields(Machine, content, f"{path}: machine"))
+    """The machine part of a file; RecordError names the field that does not fit."""
+    values = _fields(Machine, content, f"{path}: machine")
+    for name, value in values.items():
+        if not _fits_machine(name, value):
+            raise RecordError(f"{path}: machine.{name}: {value!r} does not fit")
+    return Machine(**values)
+
+
+def _fits_machine(name: str, value: object) -> bool:
+    if name == "versions":
+        return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    if name == "power_limit_w":
+        return value is None or (isinstance(value, int | float) and abs(value) < MAX_INTEGER)
+    if name in ("cores", "memory_bytes", "num_gpus", "gpu_memory_bytes"):
+        return type(value) is int
+    return isinstance(value, str) or (value is None and name in ("gpu", "gpu_uuid"))
 
 
 def read_record(content: object, where: str) -> Record:
@@ -188,7 +214,11 @@ def read_record(content: object, where: str) -> Record:
     for name in ("invalid", "notes"):
         if not isinstance(values[name], list):
             raise RecordError(f"{where}.{name}: must be a list")
+        if not all(isinstance(text, str) for text in values[name]):
+            raise RecordError(f"{where}.{name}: must hold texts")
         values[name] = tuple(values[name])
+    if type(values["rounds"]) is not int:
+        raise RecordError(f"{where}.rounds: {values['rounds']!r} is no count")
     return Record(**values)
 
 
@@ -215,6 +245,8 @@ def _check_numbers(content: object, where: str) -> None:
     for name, value in content.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecordError(f"{where}.{name}: {value!r} is not a number")
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise RecordError(f"{where}.{name}: has {len(str(value))} digits")
 
 
 def _read_samples(content: object, where: str) -> dict[str, tuple[float, ...]]:
