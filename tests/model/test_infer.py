@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rap.camera import Camera
 from rap.config import ModelConfig
 from rap.model.infer import Pointwise, PoseNetwork, folded, folded_trunk
+from rap.model.precision import tf32_scope
 from rap.model.regressor import Regressor, build_regressor
 from rap.model.transformer import EncoderLayer
 
@@ -56,7 +57,7 @@ def test_prepared_network_is_the_regressor(levels: tuple[int, int], device: torc
     config = replace(SMALL, translation_level=levels[0], rotation_level=levels[1])
     regressor = trained(config).to(device)
     images = photographs(3).to(device)
-    with torch.no_grad():
+    with torch.no_grad(), tf32_scope("fp32"):
         expected = regressor(images / 255).world_from_camera
         found = PoseNetwork(regressor, CAMERA)(images)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -90,7 +91,7 @@ def test_half_precision_is_that_of_autocast(device: torch.device) -> None:
     regressor = trained().to(device)
     images = photographs(16).to(device)
     network = PoseNetwork(regressor, CAMERA, "bf16")
-    with torch.no_grad():
+    with torch.no_grad(), tf32_scope("fp32"):
         exact = regressor(images / 255).world_from_camera
         with torch.autocast(device.type, dtype=torch.bfloat16):
             plain = regressor(images / 255).world_from_camera
