@@ -40,7 +40,7 @@ RECORDS = st.builds(
     warm_up=st.sampled_from(["verified", "fixed", "unsteady"]),
     metrics=FLOATS,
     intervals=FLOATS,
-    counters=st.dictionaries(st.text(max_size=8), st.integers(), max_size=2),
+    counters=st.dictionaries(st.text(max_size=8), st.integers(-(2**63), 2**63), max_size=2),
     invalid=st.lists(st.text(max_size=5), max_size=2).map(tuple),
 )
 STEP = Record("step", "benchmarks/bench_toy.py::bench_step", metrics={"time_s": 1.0})
