@@ -74,7 +74,7 @@ def seeded_encoder(
 ) -> tuple[Encoder, Float[Tensor, "n t d"], Float[Tensor, "t d"]]:
     """An encoder without dropout, tokens of `num` images with `cells` rows and columns, positions.
 
-    The weights of queries and keys are four times the usual: attention is far from uniform.
+    The weights of queries and keys are twice the usual, so that attention is not uniform.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
@@ -84,7 +84,7 @@ def seeded_encoder(
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if name.endswith("qkv.weight"):
-                weight[: 2 * config.dim] *= 4
+                weight[: 2 * config.dim] *= 2
     return encoder.to(device), tokens.to(device), positions.to(device)
 
 
