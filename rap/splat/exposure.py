@@ -8,11 +8,13 @@ closed form in every step it is exact at once, and no parameter can explain geom
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from rap.splat.appearance import identity_exposure
 
 RIDGE = 0.01
 """Pull towards no change at all, relative to pictures of mean square 1."""
+_PART = 256
 
 
 def solved_exposure(
@@ -25,12 +27,16 @@ def solved_exposure(
     nothing flows back through the solution. Waits for nothing.
     """
     with torch.no_grad():
-        colors = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1).flatten(2)
-        targets = photos.to(rgb).flatten(2)
-        same = identity_exposure(len(rgb), colors)
-        weight = ridge * colors.shape[2]
-        products = colors @ colors.mT + weight * torch.eye(4, dtype=colors.dtype, device=rgb.device)
-        answers = colors @ targets.mT + weight * same.mT
+        rows = torch.cat([rgb, torch.ones_like(rgb[:, :1]), photos.to(rgb)], dim=1).flatten(2)
+        num_pixels = rows.shape[2]
+        # sums in short parts: a GPU gives a product of few rows and many columns to one processor
+        parts = functional.pad(rows, (0, -num_pixels % _PART)).unflatten(2, (-1, _PART))
+        parts = parts.transpose(1, 2)
+        products = (parts @ parts.mT).sum(1) / num_pixels
+        same = identity_exposure(len(rgb), rgb)
+        damping = ridge * torch.eye(4, dtype=rgb.dtype, device=rgb.device)
         # linalg.solve would wait for the device to report singular systems, which a ridge rules out
-        solution, _ = torch.linalg.solve_ex(products, answers)
+        solution, _ = torch.linalg.solve_ex(
+            products[:, :4, :4] + damping, products[:, :4, 4:] + ridge * same.mT
+        )
         return solution.mT

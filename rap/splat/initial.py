@@ -26,6 +26,8 @@ _REST_LR = 1 / 20
 _CURVES = ((0.0, 0.0, 0.0), (0.6, 0.3, -0.4), (-0.5, 0.7, 0.2))
 """How the points are turned before each curve is laid through them."""
 _CURVE_STEPS = 8
+_ROWS = 1 << 14
+"""Points compared at once: their neighbours would outweigh all else that a fit holds."""
 
 
 class FitError(ValueError):
@@ -154,9 +156,12 @@ def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
     for rotation in geometry.rotation_from_vector(points.new_tensor(_CURVES)):
         order = morton_order(points @ rotation)
         found.append(torch.empty_like(around).index_copy_(0, order, order[around]))
-    others = torch.cat(found, dim=1).sort(dim=1).values
-    distances = torch.linalg.vector_norm(points[others] - points[:, None], dim=2)
-    distances.masked_fill_(others == ranks[:, None], torch.inf)
-    distances[:, 1:].masked_fill_(others[:, 1:] == others[:, :-1], torch.inf)
-    nearest = min(_NEIGHBOURS, num - 1)
-    return distances.topk(nearest, largest=False).values.mean(1)
+    means = []
+    for rows in ranks.split(_ROWS):
+        others = torch.cat([near[rows] for near in found], dim=1).sort(dim=1).values
+        distances = torch.linalg.vector_norm(points[others] - points[rows, None], dim=2)
+        distances.masked_fill_(others == rows[:, None], torch.inf)
+        distances[:, 1:].masked_fill_(others[:, 1:] == others[:, :-1], torch.inf)
+        nearest = min(_NEIGHBOURS, num - 1)
+        means.append(distances.topk(nearest, largest=False).values.mean(1))
+    return torch.cat(means)

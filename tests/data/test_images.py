@@ -364,8 +364,7 @@ def test_bank_resident_batch_never_waits_for_the_gpu() -> None:
     """With the index on the device neither `batch` nor `write` synchronises."""
     cuda = torch.device("cuda")
     bank = bank_of(16, cuda, resident=True)
-    index = torch.arange(4, device=cuda)
-    poses = torch.eye(4, device=cuda).repeat(4, 1, 1)
+    index, poses = torch.arange(4, device=cuda), torch.eye(4, device=cuda).repeat(4, 1, 1)
     images = random_images(4).to(cuda)
     try:
         torch.cuda.set_sync_debug_mode("error")
