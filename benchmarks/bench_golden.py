@@ -55,3 +55,9 @@ def bench_golden_losses(measure: Measure, device: torch.device) -> None:
     """Every loss term and its gradient."""
     result = measure(lambda: frozen.fast_losses(device), rounds=1)
     check(result, "losses", TOLERANCE["fp32"], forward=False)
+
+
+def bench_golden_step(measure: Measure, device: torch.device) -> None:
+    """Four terms of a training step, and the gradient of their weighted sum: none is left out."""
+    result = measure(lambda: frozen.step_numbers(device), rounds=1)
+    check(result, "step", TOLERANCE["fp32"], forward=False)

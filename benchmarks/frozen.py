@@ -18,17 +18,25 @@ from torch import Tensor
 
 from benchmarks import plain
 from rap.camera import Camera
-from rap.config import ModelConfig
+from rap.config import Config, LossWeights, ModelConfig, TrainConfig
 from rap.geometry import invert, rigid, rotation_from_6d
 from rap.model.regressor import Regressor, build_regressor
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import Backend, render
+from rap.train.batches import Batch
 from rap.train.losses import PoseLoss, feature_loss
+from rap.train.step import build_learner, loss_terms
 
 GOLDENS = Path(__file__).with_name("goldens.json")
 CAMERA = Camera(40.0, 42.0, 24.0, 18.0, 48, 36)
 NUM_GAUSSIANS = 60
 LOG_WEIGHTS = (0.7, -0.3)
+NETWORK = ModelConfig(
+    width=0.25, dim=32, heads=2, layers=1, feedforward=32, head_hidden=32, feature_dim=8,
+    dropout=0.0, drop_connect=0.0, batch_norm="frozen",
+)  # fmt: skip
+WEIGHTS = LossWeights(pose=1.0, rendered=0.6, view=0.8, feature=0.3)
+PARTS = {"pose": 2, "rendered": 2, "view": 2}
 NUM_PROBES = 16
 """Numbers kept of each large output: sums over it, weighted by as many waves."""
 Numbers = dict[str, Float64[Tensor, " n"]]
@@ -53,11 +61,7 @@ def probed(value: Tensor, name: str) -> Float64[Tensor, " n"]:
 
 def network(dtype: torch.dtype, device: torch.device) -> Regressor:
     """A small regressor whose weights are formulas; its poses differ between images."""
-    config = ModelConfig(
-        width=0.25, dim=32, heads=2, layers=1, feedforward=32, head_hidden=32, feature_dim=8,
-        dropout=0.0, drop_connect=0.0, batch_norm="frozen",
-    )  # fmt: skip
-    regressor = build_regressor(config, 0)
+    regressor = build_regressor(NETWORK, 0)
     with torch.no_grad():
         for name, value in regressor.named_parameters():
             if value.dim() > 1:
@@ -116,10 +120,56 @@ def network_numbers(regressor: Regressor) -> Numbers:
         "rotation": prediction.rotation.detach().double().cpu().flatten(),
         "features": probed(prediction.features, "features"),
     }
+    return found | gradients(regressor)
+
+
+def step_numbers(device: torch.device) -> Numbers:
+    """Every term of a training step on frozen images, and the gradient of their weighted sum."""
+    config = Config(
+        model=NETWORK, weights=WEIGHTS,
+        train=TrainConfig(
+            translation_log_weight=LOG_WEIGHTS[0], rotation_log_weight=LOG_WEIGHTS[1], seed=0
+        ),
+    )  # fmt: skip
+    regressor = network(torch.float32, device)
+    learner = build_learner(regressor, None, config, device)
+    batch = Batch(images(6).float().to(device), poses(6).float().to(device), PARTS)
+    terms = loss_terms(learner, batch, config)
+    torch.stack([getattr(WEIGHTS, name) * value for name, value in terms.items()]).sum().backward()
+    return {name: value.detach().double().cpu().reshape(1) for name, value in terms.items()} | (
+        gradients(regressor)
+    )
+
+
+def plain_step() -> Numbers:
+    """The same from the plain losses, in float64."""
+    regressor = network(torch.float64, torch.device("cpu"))
+    prediction = regressor(images(6), with_features=True, num_featured=4)
+    assert prediction.features is not None
+    weights = torch.tensor(LOG_WEIGHTS, dtype=torch.float64)
+    terms = {
+        name: plain.pose_loss(weights, translation, rotation, true)
+        for name, translation, rotation, true in zip(
+            PARTS, prediction.translation.split(2), prediction.rotation.split(2),
+            poses(6).split(2), strict=True,
+        )
+    }  # fmt: skip
+    real, rendered = prediction.features.chunk(2, dim=1)
+    terms["feature"] = plain.FEATURE_LOSSES["vicreg"](rendered, real)
+    torch.stack([getattr(WEIGHTS, name) * value for name, value in terms.items()]).sum().backward()
+    return {name: value.detach().reshape(1) for name, value in terms.items()} | (
+        gradients(regressor)
+    )
+
+
+def gradients(regressor: Regressor) -> Numbers:
+    """Of every part of the network that learns; nothing where a weight got none."""
+    found: Numbers = {}
     for part, module in regressor.named_children():
-        grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-        if grads:
-            found[f"gradient of {part}"] = probed(torch.cat(grads), part)
+        learning = [p for p in module.parameters() if p.requires_grad]
+        if learning:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+            found[f"gradient of {part}"] = probed(torch.cat([g.flatten() for g in grads]), part)
     return found
 
 
@@ -185,6 +235,7 @@ def twins() -> dict[str, Numbers]:
     weights = torch.tensor(LOG_WEIGHTS, dtype=double)
     return {
         "network": network_numbers(network(double, cpu)),
+        "step": plain_step(),
         "render": render_numbers(double, cpu, "reference"),
         "losses": loss_numbers(
             double, cpu, plain.FEATURE_LOSSES,

@@ -39,6 +39,17 @@ def test_noise_comes_once_and_not_while_training() -> None:
         assert not torch.allclose(before, after, atol=1e-3)
 
 
+@pytest.mark.parametrize("term", ["pose", "rendered", "view", "feature"])
+def test_dropped_term_is_seen_in_the_step_s_gradient(term: str) -> None:
+    """Its value is still right, so only the gradient can tell; every term is looked at."""
+    golden = frozen.read_goldens("step")
+    with sabotage(f"drop={term}"):
+        off = frozen.difference(frozen.step_numbers(CPU), golden)
+    assert off[term] < TOLERANCE["fp32"]
+    assert max(off.values()) > 2 * TOLERANCE["fp32"]
+    assert max(frozen.difference(frozen.step_numbers(CPU), golden).values()) < TOLERANCE["fp32"]
+
+
 def compared() -> tuple[step.Terms, torch.Tensor | None]:
     """Whatever stands for the function now."""
     return cast(step.Comparison, step.compare)()
