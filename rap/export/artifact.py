@@ -73,12 +73,15 @@ def _aoti_metadata(path: Path) -> dict[str, str]:
     """Read from the archive: nothing of an unknown file is run to see what it is."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("_metadata.json"):
-                    return json.loads(archive.read(name))
+            tables = [
+                json.loads(archive.read(name))
+                for name in archive.namelist()
+                if name.endswith("_metadata.json")
+            ]
     except (OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
         raise ExportError(f"{path}: not an AOTInductor package: {error}") from error
-    raise ExportError(f"{path}: not an AOTInductor package: no metadata in it")
+    # Which of the package's files have a table differs between versions of torch.
+    return next((table for table in tables if "format" in table), {})
 
 
 def _load_onnx(path: Path, device: torch.device) -> Artifact:

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     strings = Details(CAMERA, "fp32", "cpu", {}).strings() | {"camera": "{}"}
     with pytest.raises(ExportError, match="its metadata is damaged"):
         details_module.read_details(tmp_path / "c.onnx", strings)
+
+
+def test_packages_of_others_are_refused(tmp_path: Path) -> None:
+    """An archive without our metadata is named, and its code is not loaded."""
+    path = tmp_path / "other.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data/aotinductor/model/a.wrapper_metadata.json", '{"AOTI": "cpu"}')
+    with pytest.raises(ExportError, match=r"other\.pt2: format None version None; accepted: 'rap"):
+        load_artifact(path, CPU)
