@@ -74,9 +74,7 @@ def test_peak_is_what_the_step_allocates() -> None:
 def test_more_memory_can_be_injected() -> None:
     """20 % above the peak."""
     fault = Faults("", (Fault("memory", 20, "*"),))
-    record = measured(
-        lambda: torch.zeros(16 << 20, device="cuda").sum(), injected=fault
-    )
+    record = measured(lambda: torch.zeros(16 << 20, device="cuda").sum(), injected=fault)
     assert record.metrics["peak_gpu_bytes"] == pytest.approx(1.2 * (64 << 20), rel=0.05)
 
 
