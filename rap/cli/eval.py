@@ -68,24 +68,32 @@ def run(argv: Sequence[str]) -> int:
         check_out_folder(folder, reuse=True)
 
     from rap.evaluate import show, write_report
+    from rap.train.distributed import current
+    from rap.train.launch import joined
 
-    evaluation = _scored(arguments)
-    show(evaluation)
-    if folder is not None:
+    with joined(arguments.device, "score again") as device:
+        evaluation, leads = _scored(arguments, device), current().leads
+        show(evaluation)
+    if leads and folder is not None:
         write_report(evaluation, folder)
         log.info(f"{folder}: metrics.json, errors.csv, poses, trajectory.png")
     return 0
 
 
-def _scored(arguments: Eval) -> Any:  # noqa: ANN401 (an Evaluation, whose module imports torch)
+def _scored(arguments: Eval, name: str) -> Any:  # noqa: ANN401 (an Evaluation, whose module imports torch)
     """What was asked to be scored, scored."""
     from rap.data import load
     from rap.evaluate import evaluate, evaluate_locator, load_run, pick_device, score_estimates
 
     if arguments.estimates is not None:
         return score_estimates(load(arguments.scene, arguments.format), arguments.estimates)
-    device = pick_device(arguments.device)
-    how = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
+    from rap.train.distributed import stream_shared
+
+    device = pick_device(name)
+    how: dict[str, Any] = {
+        "batch_size": arguments.batch_size, "num_workers": arguments.num_workers,
+        "streaming": stream_shared,
+    }  # fmt: skip
     if arguments.artifact is not None:
         from rap.export import load_artifact
 

@@ -45,17 +45,17 @@ class Train:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train into a new run directory, or go on with one."""
+    """Train into a new run directory, or go on with one; under torchrun on several GPUs."""
     arguments, config = parse_configured(Train, "train", argv)
     if not arguments.resume:
         check_out_folder(arguments.out)
 
     from rap.splat.gaussians import load_ply
+    from rap.train.launch import joined
 
-    gaussians = None if arguments.splat is None else load_ply(arguments.splat)
-    scene = rap.load(arguments.scene, arguments.format)
-    best = rap.train(
-        scene, gaussians, config, arguments.out, arguments.device, resume=arguments.resume
-    )
+    with joined(arguments.device, "the run goes on with the same command and --resume") as device:
+        gaussians = None if arguments.splat is None else load_ply(arguments.splat)
+        scene = rap.load(arguments.scene, arguments.format)
+        best = rap.train(scene, gaussians, config, arguments.out, device, resume=arguments.resume)
     log.info(f"{best}: score it with `rap eval {arguments.scene} -p {arguments.out}`")
     return 0

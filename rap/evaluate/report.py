@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,14 @@ from rap.evaluate.errors import (
     summarise,
 )
 from rap.evaluate.estimates import read_estimates, write_colmap, write_pose_files, write_tum
-from rap.evaluate.inference import Latency, Locate, check_aspect, measure_latency, stream
+from rap.evaluate.inference import (
+    Latency,
+    Locate,
+    Streamed,
+    check_aspect,
+    measure_latency,
+    stream,
+)
 from rap.evaluate.localizer import Localizer
 from rap.evaluate.plot import trajectory_picture
 from rap.model.checkpoint import Checkpoint
@@ -67,6 +75,7 @@ def evaluate(
     batch_size: int = 64,
     num_workers: int = 4,
     latency_rounds: int | None = None,
+    streaming: Callable[..., Streamed] = stream,
 ) -> Evaluation:
     """Score a regressor, which must be on `device`, on the test frames.
 
@@ -78,6 +87,7 @@ def evaluate(
     scored = evaluate_locator(
         scene, checkpoint.camera, locate, checkpoint.provenance | {"precision": precision}, device,
         batch_size=batch_size, num_workers=num_workers, latency_rounds=latency_rounds,
+        streaming=streaming,
     )  # fmt: skip
     # What ran, which need not be what was asked for.
     return dataclasses.replace(scored, provenance=scored.provenance | {"execution": locate.runs})
@@ -93,15 +103,16 @@ def evaluate_locator(
     batch_size: int = 64,
     num_workers: int = 4,
     latency_rounds: int | None = None,
+    streaming: Callable[..., Streamed] = stream,
 ) -> Evaluation:
     """Score anything that finds the poses of images of a camera, such as an exported network.
 
-    Raises as `evaluate` does.
+    `streaming` is `stream`, or what shares its work between processes. Raises as `evaluate` does.
     """
     _check_scene(scene, camera)
     # The latency first: kernels are chosen, compiled and recorded in its first calls.
     latency = measure_latency(locate, camera, device, batch_size, latency_rounds)
-    streamed = stream(scene.test, camera, locate, device, batch_size, num_workers)
+    streamed = streaming(scene.test, camera, locate, device, batch_size, num_workers)
     known = provenance | {"device": _device_name(device), "num_workers": str(num_workers)}
     scored = _evaluation(scene, streamed.poses, known, latency)
     return dataclasses.replace(scored, streamed_per_s=streamed.images_per_s)

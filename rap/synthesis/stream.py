@@ -6,6 +6,7 @@ two staging banks; the bank itself is written on the stream that reads it, so no
 view. On the CPU the same happens in order, with the same views at the same steps.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,7 +32,10 @@ class ViewStream:
         camera: Camera,
         anchors: Anchors,
         config: ViewsConfig,
+        share: Callable[[int, torch.device], Int64[Tensor, "k"] | None] = lambda *_: None,
+        gather: Callable[[ImageBank], None] = lambda _: None,
     ) -> None:
+        """Draw every view; or this process's `share` of a step's, and `gather` those of others."""
         if not bank.resident:
             raise ConfigError(
                 f"views.stream_per_step = {config.stream_per_step} needs the views on the device, "
@@ -42,6 +46,7 @@ class ViewStream:
         self._anchors, self._config = anchors, config
         self._num = min(config.stream_per_step, bank.num)
         device = bank.device
+        self._share, self._gather = share(self._num, device), gather
         empty = torch.zeros(self._num, *bank.images.shape[1:], dtype=torch.uint8)
         self._staging = [
             ImageBank(empty, torch.zeros(self._num, 4, 4), device, empty.nbytes, pin_memory=False)
@@ -83,6 +88,7 @@ class ViewStream:
         if self._side is not None:
             torch.cuda.current_stream(self._bank.device).wait_event(self._drawn[half])
         staging = self._staging[half]
+        self._gather(staging)
         self._bank.write(self._rows(step), staging.images, staging.poses)
         if self._side is not None:
             self._landed[half].record(torch.cuda.current_stream(self._bank.device))
@@ -97,7 +103,7 @@ class ViewStream:
             stats = refresh_views(
                 self._staging[half], self._gaussians, self._camera,
                 self._anchors.at(self._rows(step) // per_anchor), self._config,
-                self._generator.manual_seed(seed),
+                self._generator.manual_seed(seed), self._share,
             )  # fmt: skip
             if self._side is not None:
                 self._drawn[half].record(self._side)

@@ -19,6 +19,7 @@ from rap.synthesis.filter import load_brisque
 from rap.synthesis.stream import ViewStream
 from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
 from rap.train.batches import Banks, Batch, epoch_generator, epoch_seed
+from rap.train.distributed import current
 from rap.train.step import needs_features
 
 
@@ -76,6 +77,7 @@ def prepare(
         shots = _shots_of_photographs(gaussians, train_poses, mask)
         rendered = _bank(_render_all(gaussians, camera, shots, config), train_poses.cpu(),
                          config, device)  # fmt: skip
+        current().gather_bank(rendered)
     if config.weights.view:
         num = len(train_poses) * config.views.per_image
         empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
@@ -86,7 +88,10 @@ def prepare(
     anchors = anchors_of(train_poses, config.views.bounds_margin_m, exposure)
     stream = None
     if views is not None and gaussians is not None and config.views.stream_per_step:
-        stream = ViewStream(views, gaussians, camera, anchors, config.views)
+        stream = ViewStream(
+            views, gaussians, camera, anchors, config.views,
+            share=current().rows, gather=current().gather_bank,
+        )  # fmt: skip
     return Material(
         banks=Banks(photographs, rendered, views),
         held_out_images=_bank(images[mask], all_poses[mask], config, device).images,
@@ -103,12 +108,15 @@ def draw_views(material: Material, config: Config, epoch: int) -> RefreshStats |
     """Redraw all views for an epoch; the same epoch draws the same views in every run."""
     if material.banks.views is None or material.gaussians is None:
         return None
+    bank, ranks = material.banks.views, current()
     device = material.anchors.world_from_camera.device
     generator = epoch_generator(config.train.seed, epoch, "views", device)
-    return refresh_views(
-        material.banks.views, material.gaussians, material.camera, material.anchors,
-        config.views, generator,
+    stats = refresh_views(
+        bank, material.gaussians, material.camera, material.anchors, config.views, generator,
+        ranks.rows(bank.num, device),
     )  # fmt: skip
+    ranks.gather_bank(bank)
+    return ranks.total(stats)
 
 
 def streamed(
@@ -214,11 +222,16 @@ def _shots_of_photographs(
 def _render_all(
     gaussians: Gaussians, camera: Camera, shots: Shots, config: Config
 ) -> UInt8[Tensor, "n 3 h w"]:
+    """The renderings of the photographs; zeros where another rank draws."""
     num = len(shots.world_from_camera)
-    images = torch.empty(num, 3, camera.height, camera.width, dtype=torch.uint8)
+    images = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
+    device = shots.world_from_camera.device
+    own = current().rows(num, device)
+    rows = torch.arange(num, device=device) if own is None else own
 
     def draw(part: slice) -> None:
-        images[part] = draw_images(gaussians, camera, shots.part(part), config.views)[0].cpu()
+        drawn = draw_images(gaussians, camera, shots.part(rows[part]), config.views)[0]
+        images[rows[part].cpu()] = drawn.cpu()
 
-    in_batches(num, views_at_once(gaussians, camera, config.views), draw)
+    in_batches(len(rows), views_at_once(gaussians, camera, config.views), draw)
     return images

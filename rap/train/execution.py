@@ -20,6 +20,7 @@ from rap import log
 from rap.config import Config
 from rap.model.regressor import Regressor
 from rap.train.batches import Batch
+from rap.train.distributed import Ranks
 from rap.train.step import Comparison, Learner, Terms, compare, optimise, set_controls, step
 
 NUM_TRIALS = 3
@@ -73,7 +74,7 @@ class Runner:
     def _try_compiler(self, batch: Batch) -> None:
         self._learner.compare = compiled_compare(self._learner.regressor)
         try:
-            with kept_state(self._learner, self._device), many_variants():
+            with kept_state(self._learner, self._device), many_variants(), alone(self._learner):
                 step(self._learner, batch, self._config)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
@@ -188,6 +189,16 @@ def _state(learner: Learner) -> list[Tensor]:
     )  # fmt: skip
     found = itertools.chain(*of_networks, *of_optimizers)
     return [value for value in found if isinstance(value, Tensor)]
+
+
+@contextmanager
+def alone(learner: Learner) -> Iterator[None]:
+    """Steps inside exchange nothing: where one process fails to compile, none waits for it."""
+    ranks, learner.ranks = learner.ranks, Ranks()
+    try:
+        yield
+    finally:
+        learner.ranks = ranks
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 
 from rap import log
 from rap.config import Config, ConfigError, load, to_toml
-from rap.evaluate import pose_errors, predict, score, summarise
+from rap.evaluate import pose_errors, score, summarise
 from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
@@ -30,6 +30,7 @@ from rap.train.banks import (
     streamed,
 )
 from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
+from rap.train.distributed import current, predict_shared
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.keeping import Keeper, Writer
@@ -58,27 +59,33 @@ def train(
     ConfigError for settings that do not fit together or a directory that holds another run, and
     TrainingError when the loss is not finite or the GPU's memory does not suffice.
     """
+    ranks = current()
+    local = ranks.local(config)
     _check_run(out, config, resume)
-    _check_settings(config, device)
+    _check_settings(local, device)
+    # Until all have looked at the directory, none writes to it.
+    ranks.wait()
     material = prepare(scene, gaussians, config, device)
     learner = _new_learner(material, config, device)
-    if not resume:
+    if ranks.leads and not resume:
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:
             temporary.write_text(to_toml(config), encoding="utf-8")
-    announce(config, material.camera, device)
+    announce(local, material.camera, device)
     mark = fingerprint(material, scene.train, _settings_that_matter(config))
+    ranks.check_same("photographs, Gaussians or settings", mark)
     progress = Progress()
     if resume:
         if (out / "state.pt").exists():
             progress = load_state(out / "state.pt", learner, mark)
         _continue_run(out, material, config, progress)
+    learner.join(ranks)
     runner = Runner(learner, config, device)
     with (
         _private_random_state(device),
         _progress(material, config, progress) as tick,
         Writer() as writer,
-        out_of_memory_explained(config, material.camera),
+        out_of_memory_explained(local, material.camera),
     ):
         keeper = Keeper(writer, out, learner, config, material.camera, material.source, mark)
         for epoch in range(progress.epochs_done, config.train.epochs):
@@ -89,8 +96,10 @@ def train(
             record = _epoch(runner, material, config, epoch, progress, tick)
             selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
-            keeper.keep(epoch, progress, record, selection)
-        keeper.finish(progress)
+            if ranks.leads:
+                keeper.keep(epoch, progress, record, selection)
+        if ranks.leads:
+            keeper.finish(progress)
     return out / "best.safetensors"
 
 
@@ -99,6 +108,8 @@ def _continue_run(out: Path, material: Material, config: Config, progress: Progr
     log.info(f"resuming after epoch {progress.epochs_done} of {config.train.epochs}")
     num_steps = -(-material.banks.photographs.num // config.train.batch_size)
     restore_views(material, config, progress.epochs_done, num_steps)
+    if not current().leads:
+        return
     path = out / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     with log.replacing(path) as temporary:
@@ -125,17 +136,18 @@ def _epoch(
 ) -> dict[str, object]:
     """One pass over the photographs; returns the epoch's log record."""
     start = time.perf_counter()
-    train = config.train
+    train, ranks = config.train, current()
     stats = None
     if epoch == drawn_in(epoch, config):
         stats = draw_views(material, config, epoch)
     refresh_s = time.perf_counter() - start
-    torch.manual_seed(epoch_seed(train.seed, epoch, "dropout"))
+    torch.manual_seed(epoch_seed(train.seed, epoch, ranks.purpose("dropout")))
     indices = epoch_indices(material.banks.photographs.num, train.batch_size, train.seed, epoch)
     device = material.banks.photographs.poses.device
-    augmentation = epoch_generator(train.seed, epoch, "augment", device)
+    augmentation = epoch_generator(train.seed, epoch, ranks.purpose("augment"), device)
     num_steps, totals, num_images, factor = len(indices), {}, 0, 0.0
-    found = batches(material.banks, indices, config.views.per_image, config.image.num_workers)
+    parts = ranks.part(indices)
+    found = batches(material.banks, parts, config.views.per_image, config.image.num_workers)
     for batch in streamed(found, material, config, epoch, num_steps):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, runner.num_steps, num_steps * train.epochs
@@ -143,9 +155,9 @@ def _epoch(
         batch = replace(batch, images=augmented(batch.images, train, augmentation))
         for name, value in runner(batch, factor).items():
             totals[name] = totals[name] + value if name in totals else value
-        num_images += len(batch.images)
+        num_images += len(batch.images) * ranks.world
     # The only wait for the device in an epoch.
-    means = torch.stack(list(totals.values())) / num_steps
+    means = ranks.mean(torch.stack(list(totals.values())) / num_steps)
     losses = dict(zip(totals, means.tolist(), strict=True))
     if not all(map(math.isfinite, losses.values())):
         raise TrainingError(
@@ -172,7 +184,7 @@ def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, o
             "views_acceptance": round(stats.acceptance, 4),
         }
     if material.stream is not None:
-        beside = material.stream.take_stats()
+        beside = current().total(material.stream.take_stats())
         record |= {
             "views_streamed": beside.num_views,
             "streamed_rendered": beside.num_renders,
@@ -195,7 +207,9 @@ def _validate(
     if not due or len(material.held_out_images) == 0:
         return None
     device = material.banks.photographs.poses.device
-    predicted = predict(learner.scored, material.held_out_images, device, precision=train.precision)
+    predicted = predict_shared(
+        learner.scored, material.held_out_images, device, precision=train.precision
+    )
     errors = pose_errors(predicted, material.held_out_poses.double())
     summary, current = summarise(errors), score(errors)
     record |= {

@@ -6,7 +6,7 @@ nothing from the host, so that `execution` can record it as it is. What changes 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from rap.model.discriminator import Discriminator, build_discriminator
 from rap.model.precision import precision_scope, tf32_scope
 from rap.model.regressor import Regressor
 from rap.train.batches import Batch
+from rap.train.distributed import Ranks
 from rap.train.losses import PoseLoss, discriminator_loss, feature_loss, fooling_loss
 from rap.train.schedule import average_weight, update_average
 
@@ -47,6 +48,16 @@ class Learner:
     discriminator_optimizer: torch.optim.Optimizer | None = None
     average: Regressor | None = None
     num_steps: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    """Which processes average their gradients with this one's."""
+
+    def join(self, ranks: Ranks) -> None:
+        """Start from the leading rank's weights, and average gradients from now on."""
+        self.ranks = ranks
+        networks = (self.regressor, self.pose_loss, self.average, self.discriminator)
+        for network in networks:
+            if network is not None:
+                ranks.same([*network.parameters(), *network.buffers()])
 
     @property
     def scored(self) -> Regressor:
@@ -125,6 +136,7 @@ def step(learner: Learner, batch: Batch, config: Config) -> Terms:
     with tf32_scope(train.precision):
         learner.optimizer.zero_grad(set_to_none=True)
         terms = _accumulate(learner, batch, config)
+        learner.ranks.average_gradients(learner.optimizer, learner.regressor)
         for group in learner.optimizer.param_groups:
             torch.mul(learner.lr_factor, group["peak_lr"], out=group["lr"])
         if train.grad_clip:
@@ -231,6 +243,7 @@ def train_discriminator(
         loss = discriminator_loss(*discriminator(images).chunk(2))
     (loss * share).backward()
     if last:
+        learner.ranks.average_gradients(optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return loss.detach()

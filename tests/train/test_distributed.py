@@ -1,0 +1,268 @@
+"""Two processes over gloo train, draw and score as one does.
+
+The file is also the program that each of the two processes runs.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rap.config import (
+    BatchNorm,
+    Config,
+    ConfigError,
+    ImageConfig,
+    LossWeights,
+    ModelConfig,
+    TrainConfig,
+    ViewsConfig,
+)
+from rap.data.room import RoomSpec, make
+from rap.evaluate import predict
+from rap.model.regressor import build_regressor
+from rap.scene import Scene
+from rap.splat.gaussians import Gaussians
+from rap.train.banks import draw_views, prepare
+from rap.train.distributed import Ranks, current, own_batches, predict_shared
+from rap.train.launch import joined
+from rap.train.loop import train
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+ROUNDING = 1e-5
+"""Of losses over six steps: two processes add in another order than one."""
+LIVE = 0.02
+"""Of pose losses with live BatchNorm: statistics of half a batch are other statistics."""
+
+
+def some_scene() -> Scene:
+    """Ten small photographs of the room and two test frames."""
+    return make(RoomSpec(seed=3, num_train=10, num_test=2, width=64, height=48))
+
+
+def some_splat() -> Gaussians:
+    """A cloud that fills the views with something."""
+    generator = torch.Generator().manual_seed(1)
+    num = 150
+    quats = torch.zeros(num, 4)
+    quats[:, 0] = 1
+    return Gaussians(
+        means=4 * torch.rand(num, 3, generator=generator) - 2,
+        quats=quats,
+        log_scales=torch.full((num, 3), -1.8),
+        opacity_logits=torch.full((num,), 2.0),
+        sh=torch.rand(num, 1, 3, generator=generator),
+    )
+
+
+def some_config(batch_norm: BatchNorm) -> Config:
+    """Terms that do not compare images with each other; nothing is drawn within a step."""
+    return Config(
+        image=ImageConfig(height=48, num_workers=0),
+        model=ModelConfig(
+            width=0.25, dim=32, heads=2, layers=1, feedforward=32, head_hidden=32, dropout=0.0,
+            drop_connect=0.0, feature_dim=16, batch_norm=batch_norm,
+        ),
+        views=ViewsConfig(min_coverage=0.95, max_attempts=3),
+        weights=LossWeights(rendered=1.0, feature=1.0),
+        train=TrainConfig(
+            epochs=3, batch_size=4, learning_rate=1e-3, validation_fraction=0.2,
+            feature_loss="mse", grad_clip=1.0, ema_decay=0.9,
+        ),
+    )  # fmt: skip
+
+
+def streamed_config() -> Config:
+    """Live BatchNorm, a discriminator, and three views drawn beside each step."""
+    config = some_config("live")
+    return replace(
+        config, views=replace(config.views, stream_per_step=3),
+        weights=replace(config.weights, adversarial=0.7),
+        train=replace(config.train, epochs=2),
+    )  # fmt: skip
+
+
+def banks_of(config: Config) -> dict[str, Tensor]:
+    """Renderings and views as a run's first epoch sees them, and what drawing them took."""
+    material = prepare(some_scene(), some_splat(), config, CPU)
+    stats = draw_views(material, config, 0)
+    rendered, views = material.banks.rendered, material.banks.views
+    assert rendered is not None
+    assert views is not None
+    assert stats is not None
+    counts = [stats.num_views, stats.num_renders, stats.num_below_filter, stats.num_attempts]
+    return {
+        "rendered": rendered.images, "views": views.images, "poses": views.poses,
+        "stats": torch.tensor(counts),
+    }  # fmt: skip
+
+
+def scored_images() -> tuple[torch.nn.Module, Tensor]:
+    """A network and seven images that it can be asked about."""
+    images = torch.randint(
+        0, 256, (7, 3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return build_regressor(some_config("live").model, 0), images
+
+
+def averaged() -> list[Tensor]:
+    """Gradients and running means of a network whose ranks have seen different things."""
+    ranks = current()
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    unused = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([*network.parameters(), unused], lr=1.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 1.0 + 2 * ranks.rank)
+    norm = network[1]
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(ranks.rank)
+    ranks.average_gradients(optimizer, network)
+    assert unused.grad is None
+    gradients = [parameter.grad for parameter in network.parameters()]
+    return [*(gradient for gradient in gradients if gradient is not None), norm.running_mean]
+
+
+def work(out: Path) -> None:
+    """What each of the processes does."""
+    torch.set_num_threads(1)
+    with joined("cpu", "advice") as device:
+        assert device == "cpu"
+        rank = current().rank
+        torch.save(averaged(), out / f"averaged{rank}.pt")
+        torch.save(banks_of(some_config("live")), out / f"banks{rank}.pt")
+        torch.save(predict_shared(*scored_images(), CPU, batch_size=2), out / f"poses{rank}.pt")
+        for name, config in (("exact", some_config("calibrated")), ("live", streamed_config())):
+            train(some_scene(), some_splat(), config, out / name, CPU)
+
+
+def launch(num: int, *command: str) -> list[subprocess.Popen[str]]:
+    """So many processes with torchrun's environment."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    place = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(num)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have done their work."""
+    out = tmp_path_factory.mktemp("together")
+    processes = launch(2, str(Path(__file__)), str(out))
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "averaged by gloo" in said[0]
+    assert "averaged by gloo" not in said[1]
+    return out
+
+
+def losses(run: Path) -> Tensor:
+    """Every loss of every epoch, epochs first."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    names = sorted(name for name in records[0] if name.startswith("loss_"))
+    return torch.tensor([[record[name] for name in names] for record in records])
+
+
+def test_the_same_seed_trains_to_the_same_loss(together: Path, tmp_path: Path) -> None:
+    """With the same global batch: losses, scores and weights agree but for rounding."""
+    train(some_scene(), some_splat(), some_config("calibrated"), tmp_path / "alone", CPU)
+    one, two = losses(tmp_path / "alone"), losses(together / "exact")
+    assert one.shape == (3, 4)
+    torch.testing.assert_close(two, one, rtol=ROUNDING, atol=0)
+    a = load_file(tmp_path / "alone" / "last.safetensors")
+    b = load_file(together / "exact" / "last.safetensors")
+    assert a.keys() == b.keys()
+    for name, weights in a.items():
+        torch.testing.assert_close(b[name], weights, rtol=1e-3, atol=1e-5)
+
+
+def test_live_statistics_differ_little(together: Path, tmp_path: Path) -> None:
+    """Each process normalises by its part's statistics; the views are streamed by both."""
+    train(some_scene(), some_splat(), streamed_config(), tmp_path / "alone", CPU)
+    one, two = losses(tmp_path / "alone"), losses(together / "live")
+    of_poses = slice(2, None)
+    torch.testing.assert_close(two[:, of_poses], one[:, of_poses], rtol=LIVE, atol=0)
+    for run in (together / "live", tmp_path / "alone"):
+        record = json.loads((run / "log.jsonl").read_text().splitlines()[1])
+        assert record["views_streamed"] == 6
+
+
+def test_gradients_and_running_statistics_are_averaged(together: Path) -> None:
+    """Both ranks hold the mean of theirs; what has no gradient is left out."""
+    for rank in range(2):
+        *gradients, mean = torch.load(together / f"averaged{rank}.pt", weights_only=True)
+        assert len(gradients) == 4
+        assert all(torch.equal(gradient, torch.full_like(gradient, 2.0)) for gradient in gradients)
+        assert mean.item() == 0.5
+
+
+def test_each_draws_its_share_of_the_same_views(together: Path) -> None:
+    """All banks are bit for bit those of a single process, rejected views included."""
+    alone = banks_of(some_config("live"))
+    assert alone["stats"][1] > alone["stats"][0], "no view was drawn twice"
+    for rank in range(2):
+        theirs = torch.load(together / f"banks{rank}.pt", weights_only=True)
+        assert all(torch.equal(theirs[name], values) for name, values in alone.items())
+
+
+def test_sharing_predictions_changes_no_bit(together: Path) -> None:
+    """Whole batches are shared, and the poses come back in the order of the images."""
+    alone = predict(*scored_images(), CPU, batch_size=2)
+    for rank in range(2):
+        assert torch.equal(torch.load(together / f"poses{rank}.pt", weights_only=True), alone)
+
+
+def test_one_process_writes_the_files(together: Path) -> None:
+    """A run of two looks like a run of one, each epoch logged once."""
+    names = {path.name for path in (together / "exact").iterdir()}
+    assert names == {
+        "best.safetensors", "last.safetensors", "state.pt", "config.toml", "log.jsonl",
+    }  # fmt: skip
+    assert len((together / "exact" / "log.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(("num", "world"), [(7, 2), (1, 4), (0, 2), (16, 3), (64, 1)])
+def test_every_batch_falls_to_one_rank(num: int, world: int) -> None:
+    """Nothing is lost or scored twice, and only the last batch may be short."""
+    batches = [batch for rank in range(world) for batch in own_batches(num, 2, rank, world)]
+    assert sorted(index for batch in batches for index in batch) == list(range(num))
+    assert all(len(batch) == 2 or batch.stop == num for batch in batches)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    """The message gives the number that the batch must be a multiple of."""
+    config = some_config("live")
+    assert Ranks(1, 2).local(config).train.batch_size == 2
+    with pytest.raises(ConfigError, match=r"train\.batch_size = 4 .* multiple of 3"):
+        Ranks(0, 3).local(config)
+    split = replace(config, train=replace(config.train, micro_batches=4))
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        Ranks(0, 2).local(split)
+
+
+def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WORLD_SIZE alone, left by something else, is named with the way out."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"RANK.*is not set"), joined("cpu", ""):
+        pass
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
