@@ -8,8 +8,11 @@ import torch
 
 from benchmarks import frozen
 from benchmarks.harness import Measure, Result, axis
-from rap.config import Precision
+from rap.config import Precision, ViewsConfig
+from rap.data.images import ImageBank
 from rap.model.precision import precision_scope
+from rap.synthesis.drawing import Shots, draw_images, prepared
+from rap.synthesis.views import anchors_of, refresh_views
 
 TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5, "fp16": 0.1}
 """Largest deviation over the root mean square of what it must be; fp32 on a CPU has 1e-5.
@@ -61,3 +64,27 @@ def bench_golden_step(measure: Measure, device: torch.device) -> None:
     """Four terms of a training step, and the gradient of their weighted sum: none is left out."""
     result = measure(lambda: frozen.step_numbers(device), rounds=1)
     check(result, "step", TOLERANCE["fp32"], forward=False)
+
+
+def bench_golden_views(measure: Measure, device: torch.device) -> None:
+    """After a second refresh the bank holds what is seen at its poses: none is read too early."""
+    cloud = frozen.gaussians(torch.float32, device)
+    anchors = anchors_of(frozen.poses().float().to(device), 0.5)
+    empty = torch.zeros(8, 3, frozen.CAMERA.height, frozen.CAMERA.width, dtype=torch.uint8)
+    bank = ImageBank(empty, torch.zeros(8, 4, 4), device, 2**30, pin_memory=False)
+    config = ViewsConfig(min_coverage=0.0, translation_m=0.2, rotation_deg=10.0)
+    ready = prepared(cloud, anchors.world_from_camera[0, :3, 3], config)
+
+    @torch.no_grad()
+    def refreshed_twice() -> torch.Tensor:
+        for seed in (1, 2):
+            generator = torch.Generator(device).manual_seed(seed)
+            refresh_views(bank, ready, frozen.CAMERA, anchors, config, generator)
+        return bank.images.clone()
+
+    result = measure(refreshed_twice, rounds=1)
+    with torch.no_grad():
+        seen, _ = draw_images(ready, frozen.CAMERA, Shots(bank.poses), config)
+    off = int((seen.int() - result.value.int()).abs().max())
+    result.check(float(seen.float().std()) > 5, "hardly anything is seen")
+    result.check(off <= 1, f"the bank's images differ by {off} from what its poses see")

@@ -1,5 +1,10 @@
 """Faults of `rap` that are injected from outside: each does its harm, and is gone afterwards."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -7,11 +12,12 @@ import torch
 
 from benchmarks import frozen
 from benchmarks.bench_golden import TOLERANCE
-from benchmarks.harness.faults import FaultError
+from benchmarks.harness.faults import VARIABLE, FaultError
 from benchmarks.sabotage import sabotage
 from rap.data.images import ImageBank
 from rap.train import step
 
+ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 
@@ -86,3 +92,26 @@ def test_unknown_fault_is_refused(name: str) -> None:
     """A run without the fault that was meant would prove nothing."""
     with pytest.raises(FaultError, match="no fault of this suite"):
         sabotage(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "found_by"),
+    [
+        ("", set()),
+        ("code:weights=0.5", {"network[fp32]"}),
+        ("code:drop=view", {"step"}),
+        ("code:late_views", {"views"}),
+        ("answer@golden_render", {"render"}),
+    ],
+)
+def test_each_fault_is_found_by_its_benchmark_alone(fault: str, found_by: set[str]) -> None:
+    """Red for the right reason, green elsewhere, through the harness."""
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-k", "golden", "-p",
+               "no:cacheprovider", "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, VARIABLE: fault}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    red = set(re.findall(r"FAILED \S+::bench_golden_(\S+)", done.stdout))
+    assert red == found_by, done.stdout
+    assert done.returncode == (1 if found_by else 0)
