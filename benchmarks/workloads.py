@@ -11,6 +11,7 @@ from torch import Tensor
 from rap.config import (
     Config,
     Execution,
+    FitConfig,
     ImageConfig,
     LossWeights,
     ModelConfig,
@@ -253,3 +254,12 @@ def dense_points(scene: Scene, num: int) -> Points:
     gaussians = splat(scene, num, 0, torch.device("cpu"))
     colour = (0.5 + BASE * gaussians.sh[:, 0]) * 255
     return Points(gaussians.means, colour.round().clamp(0, 255).byte())
+
+
+def lamps_fit_config(appearance_dim: int) -> FitConfig:
+    """A fit of half a minute on one CPU core, at 60 pixels of height; 0 fits without appearance."""
+    return FitConfig(
+        iterations=1500, height=60, max_gaussians=3000, initial_points=3000, sh_degree=0,
+        means_lr=1e-3, scales_lr=1e-2, sh_lr=1e-2, quats_lr=3e-3, refine_every=50,
+        appearance_dim=appearance_dim, seed=SEED,
+    )  # fmt: skip
