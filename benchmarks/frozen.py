@@ -131,7 +131,7 @@ def step_numbers(device: torch.device) -> Numbers:
             translation_log_weight=LOG_WEIGHTS[0], rotation_log_weight=LOG_WEIGHTS[1], seed=0
         ),
     )  # fmt: skip
-    regressor = network(torch.float32, device)
+    regressor = network(torch.float32, device).train()
     learner = build_learner(regressor, None, config, device)
     batch = Batch(images(6).float().to(device), poses(6).float().to(device), PARTS)
     terms = loss_terms(learner, batch, config)
