@@ -41,6 +41,8 @@ class Point:
     line: Mapping[str, str]
     joined: bool
     """To its neighbours on the line; else points stand alone."""
+    note: str
+    """What moved along the line, where the axis does not say it."""
 
 
 def read_curves(path: Path) -> tuple[Curve, ...]:
@@ -104,7 +106,8 @@ def points_of(curve: Curve, records: Sequence[Record]) -> list[Point]:
         if sound and fits and x is not None and matches(curve.benchmark, record.id):
             moving = {curve.x, *curve.along, *curve.where}
             line = {key: value for key, value in parameters.items() if key not in moving}
-            points.append(Point(record, x, line, curve.x in parameters or bool(curve.along)))
+            note = ", ".join(f"{key} {parameters[key]}" for key in curve.along if key in parameters)
+            points.append(Point(record, x, line, curve.x in parameters or bool(note), note))
     return sorted(points, key=lambda point: (*map(_rank, point.line.values()), (0, point.x, "")))
 
 

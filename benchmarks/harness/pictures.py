@@ -1,6 +1,7 @@
 """Curves as PNG files. The one module of the harness that imports matplotlib."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,8 +13,21 @@ from benchmarks.harness.curves import Curve, Point
 
 MAX_LINES = 30
 MARKERS = "os^Dv<>P*X"
-UNITS = {"_bytes": ("MiB", 2**-20), "_per_s": ("1/s", 1.0), "_s": ("ms", 1e3)}
-"""How a metric's name ends: the unit that is shown, and how many of it one is."""
+UNITS = {
+    "_per_s": (("1/s", 1.0),), "_s": (("s", 1.0), ("ms", 1e3), ("µs", 1e6)),
+    "_bytes": (("GiB", 2**-30), ("MiB", 2**-20)), "_m": (("m", 1.0), ("mm", 1e3)),
+    "_deg": (("deg", 1.0),), "_db": (("dB", 1.0),),
+}  # fmt: skip
+"""How a metric's name ends, and its units with how many of them one is, the largest first."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows, and in which unit."""
+
+    metric: str
+    label: str
+    factor: float
 
 
 def picture(
@@ -24,13 +38,17 @@ def picture(
     FigureCanvasAgg(figure)
     shown = dict(list(lines.items())[:MAX_LINES])
     panes = figure.subplots(1, len(panels), squeeze=False)[0]
+    points = [point for line in shown.values() for point in line]
+    x = _axis(curve.x, [point.x for point in points])
     for metric, axes in zip(panels, panes, strict=True):
+        found = [point.record.metrics.get(metric, 0.0) for point in points]
+        y = _axis(metric, found)
         for number, (name, line) in enumerate(shown.items()):
-            _plot(axes, curve, metric, line, name, number)
+            _plot(axes, line, x, y, name, number)
         if curve.logarithmic:
-            _logarithmic(axes, curve, shown)
-        axes.set_xlabel(_axis(curve.x))
-        axes.set_ylabel(_axis(metric))
+            _logarithmic(axes, sorted({x.factor * point.x for point in points}))
+        axes.set_xlabel(x.label)
+        axes.set_ylabel(y.label)
         axes.set_ylim(bottom=0)
         axes.grid(visible=True, alpha=0.3)
     if len(lines) > 1:
@@ -43,42 +61,36 @@ def picture(
     return figure
 
 
-def _plot(
-    axes: Axes, curve: Curve, metric: str, line: Sequence[Point], name: str, number: int
-) -> None:
-    known = [point for point in line if metric in point.record.metrics]
-    xs = [_shown(curve.x, point.x) for point in known]
-    ys = [_shown(metric, point.record.metrics[metric]) for point in known]
+def _plot(axes: Axes, line: Sequence[Point], x: Axis, y: Axis, name: str, number: int) -> None:
+    known = [point for point in line if y.metric in point.record.metrics]
+    xs = [x.factor * point.x for point in known]
+    ys = [y.factor * point.record.metrics[y.metric] for point in known]
     style = "-" if all(point.joined for point in known) else ""
     marker = MARKERS[number // 10 % len(MARKERS)]
     axes.plot(xs, ys, style, marker=marker, color=f"C{number % 10}", label=name, markersize=4)
+    for point, *place in zip(known, xs, ys, strict=True):
+        axes.annotate(point.note, (place[0], place[1]), fontsize=7, xytext=(4, 4),
+                      textcoords="offset points")  # fmt: skip
 
 
-def _logarithmic(axes: Axes, curve: Curve, lines: Mapping[str, Sequence[Point]]) -> None:
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     """The values themselves at the ticks, where there are few: they are rarely powers of ten."""
     axes.set_xscale("log")
-    values = sorted({_shown(curve.x, point.x) for line in lines.values() for point in line})
     if len(values) <= 8:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _unit(name: str) -> tuple[str, str, float]:
-    """A metric's name without its unit, the unit that is shown, and the factor."""
-    for ending, (unit, factor) in UNITS.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending), unit, factor
-    return name, "", 1.0
-
-
-def _axis(name: str) -> str:
-    base, unit, _ = _unit(name)
-    words = base.replace("_", " ")
-    return f"{words} ({unit})" if unit else words
-
-
-def _shown(name: str, value: float) -> float:
-    return value * _unit(name)[2]
+def _axis(metric: str, values: Sequence[float]) -> Axis:
+    """In the largest unit in which something is one or more."""
+    ending = next((ending for ending in UNITS if metric.endswith(ending)), "")
+    words = metric.removesuffix(ending).replace("_", " ")
+    if not ending:
+        return Axis(metric, words, 1.0)
+    largest = max(map(abs, values))
+    units = UNITS[ending]
+    unit, factor = next((unit for unit in units if largest * unit[1] >= 1), units[-1])
+    return Axis(metric, f"{words} ({unit})", factor)
 
 
 def write_picture(figure: Figure, path: Path) -> None:

@@ -98,9 +98,10 @@ def test_metric_can_be_the_axis() -> None:
     records = [record(8, latency_s=0.5), record(64, latency_s=0.25)]
     along = Curve("step", "step", "latency_s", ("images_per_s",), along=("batch",))
     points = points_of(along, records)
-    assert [(p.x, p.joined, dict(p.line)) for p in points] == [
-        (0.25, True, {"precision": "fp32"}), (0.5, True, {"precision": "fp32"}),
-    ]  # fmt: skip
+    assert [(p.x, p.joined, p.note, dict(p.line)) for p in points] == [
+        (0.25, True, "batch 64", {"precision": "fp32"}),
+        (0.5, True, "batch 8", {"precision": "fp32"}),
+    ]
     alone = points_of(Curve("step", "step", "latency_s", ("images_per_s",)), records)
     assert [point.joined for point in alone] == [False, False]
     assert list(labels(alone)) == ["batch 8", "batch 64"]
@@ -114,6 +115,24 @@ def test_picture_holds_the_numbers() -> None:
     assert np.asarray(rate.lines[0].get_xydata()).tolist() == [[8, 80], [64, 640]]
     assert np.asarray(memory.lines[0].get_xydata()).tolist() == [[8, 3], [64, 9]]
     assert (rate.get_ylabel(), memory.get_ylabel()) == ("images (1/s)", "peak gpu (MiB)")
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "shown"),
+    [
+        ([0.5, 2.0], "latency (s)", [0.5, 2]),
+        ([0.002, 0.25], "latency (ms)", [2, 250]),
+        ([2e-7, 5e-7], "latency (µs)", [0.2, 0.5]),
+    ],
+)
+def test_unit_fits_the_numbers(values: list[float], label: str, shown: list[float]) -> None:
+    """The largest in which something is one or more."""
+    records = [record(8, latency_s=values[0]), record(64, latency_s=values[1])]
+    curve = Curve("step", "step", "batch", ("latency_s",))
+    (axes,) = picture(curve, labels(points_of(curve, records)), curve.y, "a machine").axes
+    drawn = np.asarray(axes.lines[0].get_xydata())
+    assert axes.get_ylabel() == label
+    assert drawn[:, 1].tolist() == pytest.approx(shown)
 
 
 def test_too_little_is_named_not_drawn(tmp_path: Path, toy_machine: Machine) -> None:
