@@ -36,12 +36,13 @@ class Machine:
 
     @property
     def key(self) -> str:
-        """A folder's name: the GPU's model, count and power limit, if used; CPU model and cores."""
+        """A folder's name: the GPU's model, count, memory, power limit, if used; CPU and cores."""
         host = f"{slug(self.cpu)}_x{self.cores}"
         if self.gpu is None:
             return f"cpu_{host}"
         limit = "any" if self.power_limit_w is None else f"{self.power_limit_w:.0f}w"
-        return f"{slug(self.gpu)}_x{self.num_gpus}_{limit}_{host}"
+        memory = f"{self.gpu_memory_bytes / 2**30:.0f}g"
+        return f"{slug(self.gpu)}_x{self.num_gpus}_{memory}_{limit}_{host}"
 
     def describe(self) -> str:
         """One line for people."""

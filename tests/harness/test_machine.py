@@ -132,9 +132,10 @@ def test_key_names_what_matters(toy_machine: Machine) -> None:
     """Versions are not in it: an upgrade is judged, not waved through."""
     assert toy_machine.key == "cpu_toy_x2"
     gpu = dataclasses.replace(
-        toy_machine, device="cuda", gpu="NVIDIA H200", num_gpus=2, power_limit_w=700.0
-    )
-    assert gpu.key == "nvidia-h200_x2_700w_toy_x2"
+        toy_machine, device="cuda", gpu="NVIDIA H200", num_gpus=2, power_limit_w=700.0,
+        gpu_memory_bytes=150_000_000_000,
+    )  # fmt: skip
+    assert gpu.key == "nvidia-h200_x2_140g_700w_toy_x2"
     assert dataclasses.replace(gpu, versions={"torch": "9"}).key == gpu.key
 
 
