@@ -19,6 +19,7 @@ from rap.train.keeping import on_host
 from rap.train.state import Progress, load_state, state_of, write_state
 from rap.train.step import Learner, optimise
 
+NUM_ROUNDS = 8
 MARK = "benchmark"
 PROVENANCE = {"scene": "room", "epoch": "3"}
 PROGRESS = Progress(epochs_done=4, best_score=1.5, best_epoch=3)
@@ -52,7 +53,7 @@ def bench_checkpoint(
         return copies
 
     steps = {"save": file.save, "load": file.load, "copy": copy}
-    result = measure(steps[operation], items=payload, unit="bytes")
+    result = measure(steps[operation], items=payload, unit="bytes", rounds=NUM_ROUNDS)
 
     num_bytes = path.stat().st_size
     result.metric("file_bytes", num_bytes)
