@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -277,8 +278,11 @@ def bench_toy(measure, n):
 
 
 @pytest.mark.slow
-def test_record_and_accept_in_a_real_tree(tmp_path: Path) -> None:
+def test_record_and_accept_in_a_real_tree(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Two sessions in processes of their own, each in its order, of a committed tree."""
+    lock = tmp_path_factory.mktemp("lock")
     benchmarks = tmp_path / "benchmarks"
     benchmarks.mkdir()
     for name in ("harness", "__main__.py", "__init__.py", "policy.toml"):
@@ -293,8 +297,10 @@ def test_record_and_accept_in_a_real_tree(tmp_path: Path) -> None:
     script = "import sys; from pathlib import Path; from benchmarks.__main__ import main;"
     for action in (["record", "--sessions", "2"], ["accept"]):
         line = f"{script} sys.exit(main({['baseline', *action, '--device', 'cpu']!r}, Path('.')))"
+        # A temporary folder of its own has a lock of its own.
         done = subprocess.run([sys.executable, "-c", line], cwd=tmp_path, capture_output=True,
-                              text=True, check=False)  # fmt: skip
+                              text=True, check=False,
+                              env={**os.environ, "TMPDIR": str(lock)})  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     sessions = [json.loads(path.read_text(encoding="utf-8"))
                 for path in (tmp_path / ".benchmarks").rglob("*.json")]  # fmt: skip

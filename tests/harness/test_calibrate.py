@@ -182,7 +182,7 @@ def bench_toy(measure):
 
 
 @pytest.mark.slow
-def test_calibrate_in_a_real_tree(tmp_path: Path) -> None:
+def test_calibrate_in_a_real_tree(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Eight blocks in two goes; the result lies where the baseline will."""
     benchmarks, package = tmp_path / "benchmarks", tmp_path / "rap"
     package.mkdir()
@@ -198,7 +198,9 @@ def test_calibrate_in_a_real_tree(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     command = [sys.executable, "-m", "benchmarks", "calibrate", "--device", "cpu",
                "--blocks", "8", "--relabellings", "50"]  # fmt: skip
-    environment = {**os.environ, "BENCHMARK_COMMIT": "abc123"}
+    # A temporary folder of its own has a lock of its own.
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "BENCHMARK_COMMIT": "abc123", "TMPDIR": str(home)}
     codes = []
     for extra in (["--budget", "1s"], ["--resume"]):
         done = subprocess.run([*command, *extra], cwd=tmp_path, env=environment,

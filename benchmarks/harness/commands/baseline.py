@@ -24,6 +24,7 @@ from benchmarks.harness.changes import differences
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.judging import with_counts
+from benchmarks.harness.lock import alone
 from benchmarks.harness.machine import resolve_device, slug, this_machine
 from benchmarks.harness.record import Session, read_json, read_session, write_session
 from benchmarks.harness.rules import KNOWN_SESSIONS
@@ -81,6 +82,12 @@ def run_record(arguments: Namespace) -> int:
     options += ["--full"] * arguments.full
     fresh = Fresh(arguments.root, tuple(options))
     selection = ["benchmarks", *(["-k", arguments.keyword] if arguments.keyword else [])]
+    with alone():
+        sessions = _record(arguments, fresh, selection)
+    return _objected(objections(sessions), "recorded, but this cannot be accepted:")
+
+
+def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> list[Session]:
     sessions = []
     for number in range(1, arguments.sessions + 1):
         order = random.SystemRandom().randrange(2**31)
@@ -94,7 +101,7 @@ def run_record(arguments: Namespace) -> int:
         write_session(path, session)
         _say(f"  {sum(r.outcome == 'passed' for r in session.records)} benchmarks: {path}")
         sessions.append(session)
-    return _objected(objections(sessions), "recorded, but this cannot be accepted:")
+    return sessions
 
 
 def run_accept(arguments: Namespace) -> int:
