@@ -45,7 +45,7 @@ def test_light_that_was_not_fitted_cannot_be_varied(
     """One clear error that says what to do; no figure is printed for what is not there."""
     splat = tmp_path / "a.ply"
     assert fit(small_room, splat) == 0
-    assert "right halves" not in capfd.readouterr().err
+    assert "code and exposure" not in capfd.readouterr().err
     drawing = ["render", "--splat", str(splat), "--poses", str(small_room), "--device", "cpu"]
     assert cli.main([*drawing, "-o", str(tmp_path / "views"), "--appearances", "2"]) != 0
     said = capfd.readouterr().err.replace("\n", " ")

@@ -149,7 +149,9 @@ def _show_relit(
 
     scores = score_relit(gaussians, photos, poses(scene.test), camera)
     mean, exposed, relit = (statistics.median(values.tolist()) for values in scores)
+    codes = gaussians.appearance is not None and gaussians.appearance.num_codes > 0
+    with_codes = f", {relit:.2f} dB (code and exposure)" if codes else ""
     log.info(
         f"right halves, medians: PSNR {mean:.2f} dB in the mean appearance; with light read from "
-        f"the left halves {exposed:.2f} dB (exposure alone), {relit:.2f} dB (code and exposure)"
+        f"the left halves {exposed:.2f} dB (exposure alone){with_codes}"
     )

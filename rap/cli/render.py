@@ -100,7 +100,7 @@ def _light(
 
     if arguments.appearances == 0:
         return None
-    if gaussians.appearance is None:
+    if gaussians.appearance is None or gaussians.appearance.num_codes == 0:
         raise UsageError(
             f"{arguments.splat}: has no appearance to vary; fit it with --fit.appearance-dim 8"
         )

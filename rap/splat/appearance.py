@@ -31,6 +31,11 @@ class Appearance:
     """Affine change of the finished picture of each training image, red, green, blue, one."""
 
     @property
+    def num_codes(self) -> int:
+        """Numbers in a code; 0 where photographs differ by their exposure alone."""
+        return self.codes.shape[1]
+
+    @property
     def num_images(self) -> int:
         """Training images that the fit saw."""
         return len(self.codes)

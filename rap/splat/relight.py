@@ -69,7 +69,7 @@ def read_light(
         mode="bilinear", antialias=True,
     )  # fmt: skip
     appearance = gaussians.appearance
-    if appearance is None or not appearance.codes.shape[1] or not with_codes:
+    if appearance is None or not appearance.num_codes or not with_codes:
         with torch.no_grad():
             rgb = render(gaussians, small, camera_from_world).rgb[..., half]
         return Light(None, solved_exposure(rgb, photos[..., half], RIDGE))
@@ -113,7 +113,7 @@ def score_relit(
     for photos, viewpoints in chunks:
         exposed = read_light(gaussians, photos, viewpoints, camera, with_codes=False)
         relit = exposed
-        if gaussians.appearance is not None and gaussians.appearance.codes.shape[1]:
+        if gaussians.appearance is not None and gaussians.appearance.num_codes:
             relit = read_light(gaussians, photos, viewpoints, camera)
         plain = Light(None, identity_exposure(len(photos), exposed.exposure))
         rows.append(torch.stack(

@@ -91,7 +91,7 @@ def draw_shots(
     )  # fmt: skip
     if gaussians.appearance is None:
         return Shots(poses)
-    if gaussians.appearance.codes.shape[1] == 0:
+    if gaussians.appearance.num_codes == 0:
         if anchors.exposure is None:
             return Shots(poses)
         per_anchor = len(near) // len(anchors.exposure)

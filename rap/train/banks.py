@@ -215,7 +215,7 @@ def _shots_of_photographs(
     if light is None or light.num_images != len(held_out):
         return Shots(train_poses)
     kept = (~held_out).to(train_poses.device)
-    codes = light.codes[kept] if light.codes.shape[1] else None
+    codes = light.codes[kept] if light.num_codes else None
     return Shots(train_poses, codes, light.exposure[kept])
 
 
