@@ -60,5 +60,5 @@ class Fresh:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"the fresh process took longer than {TIMEOUT_S:.0f} s"
-        tail = "\n".join(done.stdout.splitlines()[-TAIL_LINES:])
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-TAIL_LINES:])
         return f"the fresh process ended with exit code {done.returncode}\n{tail}"

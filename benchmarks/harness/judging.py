@@ -60,8 +60,8 @@ def _counted(record: Record, counted: Record | None, problem: str) -> Record:
     if record.outcome != "passed" or (counted is not None and counted.outcome == "skipped"):
         return record
     if counted is None or counted.outcome != "passed":
-        reason = problem.splitlines()[0] if counted is None else counted.reason
-        note = f"CUDA calls of {record.id} were not counted: {reason}"
+        reason = problem.splitlines()[-1] if counted is None else f"{record.id}: {counted.reason}"
+        note = f"CUDA calls were not counted: {reason}"
         return replace(record, notes=(*record.notes, note))
     counters = {**record.counters, **counted.counters}
     return replace(record, counters=counters, notes=(*record.notes, *counted.notes))

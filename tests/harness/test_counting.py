@@ -94,7 +94,7 @@ class PlayedFresh(Fresh):
 
     def count(self, records: object) -> tuple[dict[str, Record], str]:
         """As if the process had ended with a usage error where it gave nothing."""
-        return self.counted, "the fresh process ended with exit code 4\ntail"
+        return self.counted, "the fresh process ended with exit code 4\nERROR: no CUPTI"
 
 
 def merged(machine: Machine, *counted: Record) -> Record:
@@ -113,11 +113,9 @@ def test_counts_join_the_run(toy_machine: Machine) -> None:
 
 def test_counting_that_fails_says_why(toy_machine: Machine) -> None:
     """The run keeps its numbers; a baseline that has the counts makes it red."""
-    assert merged(toy_machine).notes == (
-        "CUDA calls of step were not counted: the fresh process ended with exit code 4",
-    )
+    assert merged(toy_machine).notes == ("CUDA calls were not counted: ERROR: no CUPTI",)
     wrong = merged(toy_machine, Record("step", "node", "wrong", "not finite"))
-    assert wrong.notes == ("CUDA calls of step were not counted: not finite",)
+    assert wrong.notes == ("CUDA calls were not counted: step: not finite",)
     assert merged(toy_machine, Record("step", "node", "skipped", "long")).notes == ()
 
 
