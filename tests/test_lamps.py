@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import lamps
-from benchmarks.lamps import SMALL
 
 CPU = torch.device("cpu")
+SMALL = lamps.small()
 
 
 @pytest.mark.parametrize("size", [SMALL, lamps.large()], ids=["small", "large"])
@@ -42,7 +42,7 @@ def test_both_arms_train_and_answer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_held_out_pictures_gain_by_appearance() -> None:
-    """With lamps never seen: 1 dB above what exposure alone explains, 3 dB above no light at all."""
+    """With lamps never seen: 1 dB above what exposure alone explains, 3 dB above no light."""
     without = lamps.held_out(SMALL.unseen, replace(SMALL.fit, appearance_dim=0), CPU)
     with_it = lamps.held_out(SMALL.unseen, SMALL.fit, CPU)
     assert with_it.relit.median() > without.exposed.median() + 1
