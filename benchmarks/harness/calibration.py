@@ -9,7 +9,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -238,17 +238,3 @@ def read_calibration(path: Path, key: str) -> Calibration | None:
         return Calibration(**values, times=times)
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: does not fit ({error}); calibrate again") from error
-
-
-def with_calibration(policy: Policy, found: Calibration | None) -> Policy:
-    """The policy in which the benchmarks that are too coarse on this machine are advisory."""
-    if found is None:
-        return policy
-    coarse = dict.fromkeys(name.split(" ")[0] for name, time in found.times.items()
-                           if time.advisory)  # fmt: skip
-    entries = [
-        replace(entry, name=name, tier="advisory")
-        for name in coarse
-        if (entry := policy.entry(name)) is not None
-    ]
-    return Policy(policy.metrics, (*entries, *policy.entries))
