@@ -26,6 +26,7 @@ runs on no CPU.
 
 import hashlib
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -193,7 +194,8 @@ def together(exchange: Callable[..., object], *arguments: object) -> None:
     except RuntimeError as error:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise
-        reason = str(error).strip().splitlines()[0]
+        # Of gloo: [where in its source] what happened. What else it may be.
+        reason = re.sub(r"^\[[^]]*\]\s*", "", str(error).strip().splitlines()[0]).split(". ")[0]
         raise RankError(f"another rank has ended, so all do ({reason})") from error
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +28,19 @@ from rap.config import (
     ViewsConfig,
 )
 from rap.data.room import RoomSpec, make
-from rap.evaluate import predict
+from rap.evaluate import Streamed, predict, stream
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
 from rap.train.banks import draw_views, prepare
-from rap.train.distributed import Ranks, current, own_batches, predict_shared
+from rap.train.distributed import (
+    RankError,
+    Ranks,
+    current,
+    own_batches,
+    predict_shared,
+    stream_shared,
+)
 from rap.train.launch import joined
 from rap.train.loop import train
 
@@ -40,6 +48,8 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ROUNDING = 1e-5
 """Of losses over six steps: two processes add in another order than one."""
+ON_GPUS = 1e-3
+"""Of losses over six steps: compiled kernels and atomic sums round differently."""
 LIVE = 0.02
 """Of pose losses with live BatchNorm: statistics of half a batch are other statistics."""
 
@@ -132,12 +142,49 @@ def averaged() -> list[Tensor]:
     return [*(gradient for gradient in gradients if gradient is not None), norm.running_mean]
 
 
-def work(out: Path) -> None:
-    """What each of the processes does."""
+def streamed_poses(streaming: Callable[..., Streamed]) -> Tensor:
+    """Poses of the ten photographs, four at a time."""
+    network, _ = scored_images()
+    network.eval()
+
+    @torch.no_grad()
+    def locate(images: Tensor) -> Tensor:
+        return network(images.float() / 255).world_from_camera
+
+    scene = some_scene()
+    camera = scene.camera.with_height(48)
+    return streaming(scene.train, camera, locate, CPU, batch_size=4, num_workers=0).poses
+
+
+def who_differs() -> str:
+    """What a rank is told whose text is not that of rank 0."""
+    ranks = current()
+    ranks.check_same("a text", "the same")
+    try:
+        ranks.check_same("a text", f"of rank {ranks.rank}")
+    except RankError as error:
+        return str(error)
+    return ""
+
+
+def on_gpus(out: Path) -> None:
+    """What each of two processes with a GPU does."""
+    with joined("cuda", "advice") as device:
+        assert device == f"cuda:{current().rank}"
+        for execution in ("eager", "graphed"):
+            config = some_config("calibrated")
+            config = replace(config, train=replace(config.train, execution=execution))
+            train(some_scene(), some_splat(), config, out / execution, torch.device(device))
+
+
+def on_cpus(out: Path) -> None:
+    """What each of two processes without one does."""
     torch.set_num_threads(1)
     with joined("cpu", "advice") as device:
         assert device == "cpu"
         rank = current().rank
+        (out / f"told{rank}").write_text(who_differs())
+        torch.save(streamed_poses(stream_shared), out / f"streamed{rank}.pt")
         torch.save(averaged(), out / f"averaged{rank}.pt")
         torch.save(banks_of(some_config("live")), out / f"banks{rank}.pt")
         torch.save(predict_shared(*scored_images(), CPU, batch_size=2), out / f"poses{rank}.pt")
@@ -164,7 +211,7 @@ def launch(num: int, *command: str) -> list[subprocess.Popen[str]]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done their work."""
     out = tmp_path_factory.mktemp("together")
-    processes = launch(2, str(Path(__file__)), str(out))
+    processes = launch(2, str(Path(__file__)), "cpu", str(out))
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "averaged by gloo" in said[0]
@@ -264,5 +311,36 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
+def test_streaming_from_files_is_shared_as_well(together: Path) -> None:
+    """`rap eval` under torchrun scores the very poses that it scores alone."""
+    alone = streamed_poses(stream)
+    for rank in range(2):
+        assert torch.equal(torch.load(together / f"streamed{rank}.pt", weights_only=True), alone)
+
+
+def test_ranks_that_differ_are_found(together: Path) -> None:
+    """The one whose data are not rank 0's says which data."""
+    assert (together / "told0").read_text() == ""
+    assert (together / "told1").read_text() == "rank 1 of 2 has a text other than rank 0's"
+
+
+@pytest.mark.cuda
+def test_on_gpus_gradients_are_averaged_inside_the_recording(tmp_path: Path) -> None:
+    """Two GPUs train as one does, step by step or as one recorded graph over NCCL."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two NVIDIA GPUs")
+    processes = launch(2, str(Path(__file__)), "cuda", str(tmp_path))
+    said = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "averaged by nccl" in said[0]
+    assert "so steps run" not in said[0]
+    alone = torch.device("cuda")
+    train(some_scene(), some_splat(), some_config("calibrated"), tmp_path / "alone", alone)
+    for execution in ("eager", "graphed"):
+        torch.testing.assert_close(
+            losses(tmp_path / execution), losses(tmp_path / "alone"), rtol=ON_GPUS, atol=0
+        )
+
+
 if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+    {"cpu": on_cpus, "cuda": on_gpus}[sys.argv[1]](Path(sys.argv[2]))

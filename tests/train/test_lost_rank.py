@@ -1,0 +1,73 @@
+"""A process that is killed ends all of them with one line, and the run goes on afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "image.height": 48, "image.num_workers": 0, "model.width": 0.25, "model.dim": 32,
+    "model.heads": 2, "model.layers": 1, "model.feedforward": 32, "model.head_hidden": 32,
+    "model.dropout": 0.1, "weights.view": 0, "train.epochs": 6, "train.batch_size": 16,
+}  # fmt: skip
+
+
+def command(run: Path, *options: str) -> list[str]:
+    """Two processes of `rap train` on the room, started by torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    settings = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
+    training = ["-m", "rap", "train", "room", "-o", str(run), "--device", "cpu", *settings]
+    return [sys.executable, *launcher, *training, *options]
+
+
+def process_of(rank: int, launcher: int) -> int:
+    """The process that torchrun has started for a rank."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    for child in map(int, children):
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return child
+    raise AssertionError(f"rank {rank} is not among {children}")
+
+
+def lose(rank: int, run: Path, number: int) -> str:
+    """Send a signal to one rank after the second epoch; returns what was said on stderr."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(
+        command(run), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    log, deadline = run / "log.jsonl", time.monotonic() + 200
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert launcher.poll() is None, launcher.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process_of(rank, launcher.pid), number)
+    said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode != 0
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL),
+                                              (1, signal.SIGTERM)])  # fmt: skip
+def test_a_lost_process_ends_all_and_the_run_goes_on(
+    tmp_path: Path, rank: int, number: int
+) -> None:
+    """One line says so and how to go on; resumed, the run ends as one that was never touched."""
+    said = lose(rank, tmp_path / "cut", number)
+    lines = [line for line in said.splitlines() if "rap: error:" in line]
+    assert len(lines) == 1, said
+    assert "another rank has ended" in lines[0]
+    assert "--resume" in lines[0]
+    state = torch.load(tmp_path / "cut" / "state.pt", weights_only=True)
+    assert 1 <= state["progress"]["epochs_done"] < SETTINGS["train.epochs"]
+    for words in (command(tmp_path / "cut", "--resume"), command(tmp_path / "whole")):
+        subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    a, b = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a | b)
