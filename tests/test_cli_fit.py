@@ -164,13 +164,15 @@ def test_a_broken_ply_is_refused(
     assert message in found
 
 
-def test_masks_are_used(room: Path, settings: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exposure", [False, True])
+def test_masks_are_used(room: Path, settings: Path, exposure: bool) -> None:
     """A mask in a scene reaches the fit: what it hides changes nothing."""
     from dataclasses import replace
 
     import rap
 
     scene, config = rap.load(room), rap.config.load(settings)
+    config = replace(config, fit=replace(config.fit, exposure=exposure))
     mask = np.ones((24, 32), dtype=bool)
     mask[6:18, 8:24] = False
     fitted = []

@@ -32,7 +32,8 @@ def with_exposures(
         light = gaussians.appearance
         codes = None if light is None else light.codes[chosen]
         rgb = render(gaussians, camera, camera_from_world[chosen], codes=codes).rgb
-        exposures.append(solved_exposure(rgb, targets.photos(chosen), RIDGE))
+        mask = targets.counted(chosen)
+        exposures.append(solved_exposure(rgb, targets.photos(chosen), RIDGE, mask))
     exposure = torch.cat(exposures)
     if gaussians.appearance is not None:
         return replace(gaussians, appearance=replace(gaussians.appearance, exposure=exposure))

@@ -36,6 +36,10 @@ class Targets:
         """Photographs by index, in [0, 1]."""
         return self.images.index_select(0, chosen) / 255
 
+    def counted(self, chosen: Int64[Tensor, " b"]) -> Bool[Tensor, "b h w"] | None:
+        """Masks by index; None where all pixels count."""
+        return None if self.masks is None else self.masks.index_select(0, chosen)
+
     def to(self, device: torch.device) -> "Targets":
         """The same on another device."""
         depths, masks = self.depths, self.masks
@@ -55,15 +59,9 @@ def objective(
 ) -> Terms:
     """L1 and SSIM against the chosen photographs, L1 of inverse depth, and what regularises.
 
-    What a mask leaves out is black in both pictures, so that nothing can be gained there. A term
-    without weight is not computed.
+    A term without weight is not computed.
     """
-    rgb, photos = shown.rgb, targets.photos(chosen)
-    mask = None if targets.masks is None else targets.masks.index_select(0, chosen)
-    if mask is not None:
-        rgb, photos = rgb * mask[:, None], photos * mask[:, None]
-    if config.exposure:
-        rgb = apply_exposure(rgb, solved_exposure(rgb, photos, RIDGE))
+    rgb, photos = compared(shown.rgb, targets, chosen, config)
     terms = {}
     if config.ssim_weight < 1:
         terms["l1"] = functional.l1_loss(rgb, photos)
@@ -71,6 +69,7 @@ def objective(
         terms["ssim"] = quality.ssim(rgb, photos)
     if config.depth_weight and targets.depths is not None and shown.depth is not None:
         depths = targets.depths.index_select(0, chosen).float()
+        mask = targets.counted(chosen)
         known = depths > 0 if mask is None else (depths > 0) & mask
         terms["depth"] = depth_loss(shown.depth, depths, known)
     if config.strategy == "mcmc":
@@ -79,6 +78,25 @@ def objective(
     if gaussians.appearance is not None:
         terms["appearance"] = light.penalty(gaussians.appearance)
     return terms
+
+
+def compared(
+    rgb: Float[Tensor, "b 3 h w"],
+    targets: Targets,
+    chosen: Int64[Tensor, " b"],
+    config: FitConfig,
+) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"]]:
+    """Renderings, in the exposure of their photographs if asked for, and the photographs.
+
+    What a mask leaves out is black in both, so that nothing can be gained there, and says nothing
+    about the exposure.
+    """
+    photos, mask = targets.photos(chosen), targets.counted(chosen)
+    if config.exposure:
+        rgb = apply_exposure(rgb, solved_exposure(rgb, photos, RIDGE, mask))
+    if mask is not None:
+        rgb, photos = rgb * mask[:, None], photos * mask[:, None]
+    return rgb, photos
 
 
 def term_weights(config: FitConfig, extent_m: float) -> dict[str, float]:

@@ -35,6 +35,30 @@ def test_a_picture_of_one_colour_has_a_solution(pictures: torch.Tensor) -> None:
     torch.testing.assert_close(mapped.mean((2, 3)), pictures.mean((2, 3)), atol=1e-6, rtol=0)
 
 
+def test_masked_pixels_say_nothing_about_the_exposure(
+    pictures: torch.Tensor, device: torch.device
+) -> None:
+    """The affine is that of the other pixels, whose number differs between the pictures."""
+    change = identity_exposure(2, pictures) * 0.8 + 0.05
+    photos = apply_exposure(pictures, change)
+    mask = torch.ones(2, 12, 16, dtype=torch.bool)
+    mask[0, :9], mask[1, :, 5:] = False, False
+    photos = torch.where(mask[:, None], photos, 1.0)
+    inputs = (pictures.to(device), photos.to(device))
+    found = solved_exposure(*inputs, 1e-12, mask.to(device)).cpu()
+    torch.testing.assert_close(found, change)
+    cut = solved_exposure(pictures[:1, :, 9:], photos[:1, :, 9:], 0.1)
+    whole = solved_exposure(pictures[:1], photos[:1], 0.1, mask[:1])
+    torch.testing.assert_close(whole, cut)
+
+
+def test_a_picture_that_is_masked_out_keeps_its_colours(pictures: torch.Tensor) -> None:
+    """Without a single pixel that counts the ridge decides."""
+    mask = torch.zeros(2, 12, 16, dtype=torch.bool)
+    found = solved_exposure(pictures, 0.5 * pictures, 0.01, mask)
+    torch.testing.assert_close(found, identity_exposure(2, pictures))
+
+
 def test_nothing_flows_back_through_the_solution(pictures: torch.Tensor) -> None:
     """The gradient of the compared picture is that of a fixed affine."""
     rgb = pictures.clone().requires_grad_()

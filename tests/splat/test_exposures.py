@@ -67,6 +67,24 @@ def test_exposures_of_photographs_are_found() -> None:
     assert (shown - photos).abs().mean() < 0.3 * (plain - photos).abs().mean()
 
 
+def test_what_masks_hide_changes_no_exposure() -> None:
+    """White painted over the masked part of each photograph changes neither colours nor light."""
+    gaussians, views = wall(), viewpoints(3)
+    photos = apply_exposure(render(gaussians, CAMERA, views).rgb, changes(3)).clamp(0, 1)
+    images = (photos * 255).round().byte()
+    masks = torch.ones(3, 12, 16, dtype=torch.bool)
+    masks[:, 3:9, 4:12] = False
+    painted = torch.where(masks[:, None], images, 255).byte()
+    plain, found = (
+        with_exposures(gaussians, Targets(shots, masks=masks), CAMERA, views)
+        for shots in (images, painted)
+    )
+    assert plain.appearance is not None
+    assert found.appearance is not None
+    assert torch.equal(found.sh, plain.sh)
+    assert torch.equal(found.appearance.exposure, plain.appearance.exposure)
+
+
 def test_exposures_lie_beside_the_ply(tmp_path: Path) -> None:
     """Codes of no numbers are written and read like any others."""
     gaussians = wall()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rap.config import FitConfig
 from rap.splat.gaussians import Gaussians
-from rap.splat.objective import Targets, depth_loss, objective, term_weights, total
+from rap.splat.objective import Targets, compared, depth_loss, objective, term_weights, total
 from rap.splat.render import Rendering
 
 CHOSEN = torch.tensor([2, 0])
@@ -62,14 +62,15 @@ def test_a_term_without_weight_is_not_computed(weight: float, left_out: str) -> 
     assert set(terms) == {"l1", "ssim"} - {left_out}
 
 
-def test_masked_pixels_do_not_count() -> None:
+@pytest.mark.parametrize("exposure", [False, True])
+def test_masked_pixels_do_not_count(exposure: bool) -> None:
     """Whatever is painted over them in a photograph, loss and gradients stay, and they get none."""
     shown, targets = make_case()
     masks = torch.ones(3, 24, 20, dtype=torch.bool)
     masks[:, 5:15, 4:12] = False
     painted = targets.images.clone()
     painted[:, :, 5:15, 4:12] = 255
-    config, gradients, losses = FitConfig(depth_weight=0.3), [], []
+    config, gradients, losses = FitConfig(depth_weight=0.3, exposure=exposure), [], []
     assert targets.depths is not None
     far = targets.depths.masked_fill(~masks, 9.0)
     for images, depths in ((targets.images, targets.depths), (painted, far)):
@@ -122,3 +123,19 @@ def test_exposure_is_left_out_of_the_comparison(exposure: bool) -> None:
     config = FitConfig(exposure=exposure, strategy="classic", ssim_weight=0.0)
     loss = float(value(darker, targets, config))
     assert loss < 0.02 if exposure else loss > 0.1
+
+
+def test_the_exposure_is_that_of_the_pixels_that_count() -> None:
+    """A brighter photograph costs as little with half of it masked, and what is masked is black."""
+    _, targets = make_case()
+    dark = 0.6 * targets.photos(CHOSEN) - 0.05
+    masks = torch.ones(3, 24, 20, dtype=torch.bool)
+    masks[:, :12] = False
+    config = FitConfig(exposure=True)
+    half = replace(targets, masks=masks)
+    rgb, photos = compared(dark, half, CHOSEN, config)
+    assert not rgb[:, :, :12].any()
+    assert not photos[:, :, :12].any()
+    whole, whole_photos = compared(dark, targets, CHOSEN, config)
+    error, expected = (rgb - photos)[:, :, 12:].abs(), (whole - whole_photos).abs()
+    assert error.mean() < 1.2 * expected.mean()
