@@ -64,6 +64,7 @@ def bench_render(
     camera_from_world = invert(shown.poses(num_views).to(device))
     light = shown.gaussians.appearance
     assert light is not None
+    assert light.num_codes, "every view is to have its own light"
     codes = light.codes[torch.arange(num_views, device=device) % light.num_images]
     plain = paths.count_calls(monkeypatch, reference, "rasterize")
     on_gpu = device.type == "cuda"

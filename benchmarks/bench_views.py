@@ -45,6 +45,8 @@ def bench_views(
     """Every view in its own light, drawn at full height; the bank holds what its poses show."""
     shown = clouds.shown(splat, scale, device)
     camera = shown.camera.with_height(scale.image_height)
+    assert shown.gaussians.appearance is not None
+    assert shown.gaussians.appearance.num_codes, "every view is to have its own light"
     gaussians = shown.gaussians if light == "own" else replace(shown.gaussians, appearance=None)
     per_anchor = 8 if device.type == "cuda" else 1
     num_anchors = NUM_ANCHORS if device.type == "cuda" else 8

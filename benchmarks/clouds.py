@@ -94,7 +94,7 @@ class Shown:
 def shown(name: str, scale: Scale, device: torch.device) -> Shown:
     """`small` or `large`: the cloud at the scale's count; `fitted`: the file of `BENCHMARK_SPLAT`.
 
-    A fitted splat is seen from its middle, and in random light where it knows of none.
+    A fitted splat is seen from its middle, and in random light where it knows no codes.
     """
     width = scale.render_height * 4 // 3
     camera = Camera(
@@ -108,7 +108,7 @@ def shown(name: str, scale: Scale, device: torch.device) -> Shown:
     if path is None:
         pytest.skip(f"no fitted splat: set {FITTED} to a .ply")
     gaussians = load_ply(Path(path))
-    if gaussians.appearance is None:
+    if gaussians.appearance is None or gaussians.appearance.num_codes == 0:
         gaussians = replace(gaussians, appearance=light(gaussians.num))
     return Shown(gaussians.to(device), camera, gaussians.means.median(0).values)
 
