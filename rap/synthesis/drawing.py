@@ -13,7 +13,7 @@ from rap.geometry import invert
 from rap.splat.appearance import apply_exposure
 from rap.splat.colors import baked, kernel_usable, used_degree
 from rap.splat.gaussians import Gaussians
-from rap.splat.memory import VIEWS_ON_CPU, free_bytes, views_per_call
+from rap.splat.memory import VIEWS_ON_CPU, free_bytes, most_views, views_per_call
 from rap.splat.order import in_order, morton_order
 from rap.splat.render import render
 from rap.splat.tuning import RenderTuning
@@ -57,9 +57,10 @@ def tuning_of(config: ViewsConfig) -> RenderTuning:
 
 
 def views_at_once(gaussians: Gaussians, camera: Camera, config: ViewsConfig) -> int:
-    """Views per call: as set, or as the memory model allows now."""
+    """Views per call: as set, if gsplat's integers allow it, or as the memory model allows now."""
     if config.render_batch is not None:
-        return config.render_batch
+        most = most_views(gaussians.num, drawn_at(camera, config), tuning_of(config))
+        return min(config.render_batch, most)
     device = gaussians.means.device
     if device.type != "cuda":
         return VIEWS_ON_CPU

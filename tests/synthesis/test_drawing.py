@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.clouds import cloud, cloud_poses
 from rap import geometry
 from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians
+from rap.splat.memory import PAIRS, call_bytes
 from rap.splat.render import gsplat_available, render
 from rap.synthesis.drawing import (
     Shots,
@@ -22,6 +24,7 @@ from rap.synthesis.drawing import (
     prepared,
     rounded,
     shrunk,
+    tuning_of,
     views_at_once,
 )
 
@@ -131,6 +134,43 @@ def test_a_set_number_of_views_is_taken_as_it_is(device: torch.device) -> None:
     gaussians = some_gaussians(device)
     assert views_at_once(gaussians, CAMERA, ViewsConfig(render_batch=77)) == 77
     assert 1 <= views_at_once(gaussians, CAMERA, ViewsConfig()) <= 32
+
+
+def test_a_set_number_of_views_does_not_overflow_the_rasteriser() -> None:
+    """gsplat counts pairs in int32 and does not notice when they are more."""
+    few = some_gaussians(torch.device("cpu"), num=1)
+    many = Gaussians(
+        *(part.expand(100_000_000, *part.shape[1:])
+          for part in (few.means, few.quats, few.log_scales, few.opacity_logits, few.sh))
+    )  # fmt: skip
+    assert views_at_once(many, CAMERA, ViewsConfig(render_batch=77)) * many.num * PAIRS < 2**31
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("num", [200_000, 1_000_000])
+@pytest.mark.parametrize("tile_size", [8, 16])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_call_takes_no_more_memory_than_predicted(
+    num: int, tile_size: Literal[8, 16], packed: bool
+) -> None:
+    """Drawn at 640×480 and stored at 320×240, each view in its own light."""
+    if not gsplat_available()[0]:
+        pytest.skip("needs an NVIDIA GPU with gsplat")
+    device = torch.device("cuda")
+    gaussians = cloud(num, 2, device)
+    assert gaussians.appearance is not None
+    codes = gaussians.appearance.codes[:8]
+    exposure = gaussians.appearance.exposure[:8]
+    shots = Shots(cloud_poses(8).to(device), codes, exposure)
+    drawn = Camera(525.0, 525.0, 320.0, 240.0, 640, 480)
+    stored = drawn.with_height(240)
+    config = ViewsConfig(render_height=480, tile_size=tile_size, packed=packed)
+    draw_images(gaussians, stored, shots, config)  # what libraries keep for good
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    draw_images(gaussians, stored, shots, config)
+    taken = torch.cuda.max_memory_allocated() - before
+    assert taken <= call_bytes(8, num, drawn, stored, tuning_of(config))
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
