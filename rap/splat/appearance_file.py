@@ -1,17 +1,18 @@
 """The appearance of a splat on disk: `NAME.appearance.safetensors` beside `NAME.ply`.
 
-The .ply stays what other tools read and shows the mean appearance; this file adds the rest.
+The .ply stays what other tools read and shows the mean appearance; this file adds the rest, and the
+.ply's header says by its hash which file that is.
 """
 
+import hashlib
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from rap import log
 from rap.scene import DataError
 from rap.splat.appearance import NUM_AFFINE, Appearance
 
@@ -26,13 +27,35 @@ def appearance_path(ply: Path) -> Path:
     return ply.with_suffix(".appearance.safetensors")
 
 
-def save_appearance(path: Path, appearance: Appearance) -> None:
-    """Write the five tensors as float32; the file appears whole or not at all."""
+def appearance_bytes(appearance: Appearance) -> bytes:
+    """The file's content: the five tensors as float32."""
     tensors = {
         name: getattr(appearance, name).detach().float().cpu().contiguous() for name in _NAMES
     }
-    with log.replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "version": VERSION})
+    return save(tensors, {"format": FORMAT, "version": VERSION})
+
+
+def digest_of(content: bytes) -> str:
+    """What the .ply's header says of the file's content: its SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_digest(ply: Path, digest: str) -> None:
+    """Refuse a .ply whose appearance is missing, or is that of another."""
+    path = appearance_path(ply)
+    way_out = (
+        f"; put the file that was written with {ply.name} there, or fit again; for the mean light"
+        " alone, make that line of the header `comment appearance none`"
+    )
+    try:
+        found = digest_of(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"{ply}: its header names an appearance, but {path} cannot be read: "
+            f"{error.strerror}{way_out}"
+        ) from error
+    if found != digest:
+        raise DataError(f"{path}: not the appearance that the header of {ply} names{way_out}")
 
 
 def load_appearance(path: Path, num_gaussians: int) -> Appearance:

@@ -4,12 +4,14 @@ Stored as optimised: log scales, opacity logits, quaternions wxyz of any length,
 with `colour = 0.5 + sum(basis * sh)`. In a file the higher harmonics are channel-major: all
 coefficients of red, then green, then blue. A header comment of ours, `comment antialiased 1` or
 `0`, says how the Gaussians are to be drawn; a file without it is drawn classically, as Inria's.
-An appearance lies in a file beside the .ply (`appearance_file.py`).
+An appearance lies in a file beside the .ply (`appearance_file.py`); `comment appearance` names its
+SHA-256, or `none`, so that neither file is ever shown with what belongs to another.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,13 @@ from torch import Tensor
 from rap import log
 from rap.scene import DataError
 from rap.splat.appearance import Appearance
-from rap.splat.appearance_file import appearance_path, load_appearance, save_appearance
+from rap.splat.appearance_file import (
+    appearance_bytes,
+    appearance_path,
+    check_digest,
+    digest_of,
+    load_appearance,
+)
 
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 1 << 16
@@ -37,6 +45,8 @@ _OPACITY = ("opacity",)
 _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
 _ANTIALIASED = "antialiased"
+_APPEARANCE = "appearance"
+_NO_APPEARANCE = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +100,8 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
     """Write the layout of Inria's trainer (float32, little endian, zero normals).
 
     An appearance goes into the file beside it; without one, such a file of earlier is removed.
+    Both are written in full before either takes the place of an earlier one.
     """
-    num_rest = 3 * (gaussians.sh.shape[1] - 1)
-    names = (*_MEANS, *_NORMALS, *_BASE, *_rest(num_rest), *_OPACITY, *_SCALES, *_QUATS)
     columns = torch.cat(
         [
             gaussians.means,
@@ -105,30 +114,42 @@ def save_ply(path: Path, gaussians: Gaussians) -> None:
         ],
         dim=1,
     )
-    header = ["ply", "format binary_little_endian 1.0"]
-    header += [f"comment {_ANTIALIASED} {int(gaussians.antialiased)}"]
-    header += [f"element vertex {gaussians.num}"]
-    header += [f"property float {name}" for name in names]
-    # never a .ply beside the appearance of another
-    appearance_path(path).unlink(missing_ok=True)
-    with log.replacing(path) as temporary, temporary.open("wb") as file:
-        file.write("\n".join([*header, "end_header", ""]).encode("ascii"))
-        file.write(columns.detach().cpu().numpy().astype("<f4").tobytes())
-    if gaussians.appearance is not None:
-        save_appearance(appearance_path(path), gaussians.appearance)
+    beside, appearance = appearance_path(path), gaussians.appearance
+    light = None if appearance is None else appearance_bytes(appearance)
+    with log.replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(_header(gaussians, light))
+            file.write(columns.detach().cpu().numpy().astype("<f4").tobytes())
+        if light is not None:
+            with log.replacing(beside) as temporary_light:
+                temporary_light.write_bytes(light)
+    if light is None:
+        beside.unlink(missing_ok=True)
+
+
+def _header(gaussians: Gaussians, light: bytes | None) -> bytes:
+    num_rest = 3 * (gaussians.sh.shape[1] - 1)
+    names = (*_MEANS, *_NORMALS, *_BASE, *_rest(num_rest), *_OPACITY, *_SCALES, *_QUATS)
+    lines = ["ply", "format binary_little_endian 1.0"]
+    lines += [f"comment {_ANTIALIASED} {int(gaussians.antialiased)}"]
+    lines += [f"comment {_APPEARANCE} {_NO_APPEARANCE if light is None else digest_of(light)}"]
+    lines += [f"element vertex {gaussians.num}"]
+    lines += [f"property float {name}" for name in names]
+    return "\n".join([*lines, "end_header", ""]).encode("ascii")
 
 
 def load_ply(path: Path) -> Gaussians:
     """Read what Inria's trainer, gsplat or nerfstudio wrote; properties may come in any order.
 
     Without our comment the Gaussians count as fitted without antialiasing; others that were fitted
-    with it need the line `comment antialiased 1` in the header. The appearance is read where there
-    is one beside the file. Raises DataError, naming the file, for anything that is no complete,
-    finite 3DGS model.
+    with it need the line `comment antialiased 1` in the header. The appearance is read from the
+    file beside it if the header names one, or says nothing and there is one. Raises DataError,
+    naming the file, for anything that is no complete, finite 3DGS model.
     """
     try:
         with path.open("rb") as file:
-            num, layout, antialiased = _read_header(path, file)
+            header = _read_header(path, file)
+            num, layout = header.num, header.layout
             num_rest = _check_names(path, layout.names or ())
             payload = file.read(num * layout.itemsize)
     except OSError as error:
@@ -142,24 +163,41 @@ def load_ply(path: Path) -> Gaussians:
     rest = _columns(path, table, _rest(num_rest)).unflatten(1, (3, num_rest // 3)).mT
     quats = _columns(path, table, _QUATS)
     _check_quats(path, quats)
-    beside = appearance_path(path)
     return Gaussians(
         means=_columns(path, table, _MEANS),
         quats=quats,
         log_scales=_columns(path, table, _SCALES),
         opacity_logits=_columns(path, table, _OPACITY).squeeze(1),
         sh=torch.cat([_columns(path, table, _BASE)[:, None], rest], dim=1),
-        antialiased=antialiased,
-        appearance=load_appearance(beside, num) if beside.exists() else None,
+        antialiased=header.antialiased,
+        appearance=_light_beside(path, header),
     )
+
+
+class _Header(NamedTuple):
+    num: int
+    layout: np.dtype
+    """Of one Gaussian."""
+    antialiased: bool
+    light: str | None
+    """Digest of the appearance, or `none`; None where the file says nothing."""
+
+
+def _light_beside(path: Path, header: _Header) -> Appearance | None:
+    beside = appearance_path(path)
+    if header.light == _NO_APPEARANCE or (header.light is None and not beside.exists()):
+        return None
+    if header.light is not None:
+        check_digest(path, header.light)
+    return load_appearance(beside, header.num)
 
 
 def _rest(num: int) -> tuple[str, ...]:
     return tuple(f"f_rest_{index}" for index in range(num))
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype, bool]:
-    """Number of Gaussians, the layout of one, whether antialiased; leaves the file at the first."""
+def _read_header(path: Path, file: BinaryIO) -> _Header:
+    """What the header says; leaves the file at the first Gaussian."""
     head = file.read(_MAX_HEADER_BYTES)
     if head.startswith(_LFS_POINTER):
         raise DataError(f"{path}: is a Git-LFS pointer, not the file itself; run `git lfs pull`")
@@ -170,21 +208,26 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[int, np.dtype, bool]:
         raise DataError(f"{path}: PLY header without `end_header`")
     file.seek(len(text) + len(mark))
     lines = [line.split() for line in text.decode("ascii", errors="replace").splitlines()]
-    antialiased = _antialiased(path, lines)
+    antialiased = _comment(path, lines, _ANTIALIASED, r"0|1", "0 or 1") == "1"
+    light = _comment(path, lines, _APPEARANCE, r"none|[0-9a-f]{64}", "none or a SHA-256")
     lines = [words for words in lines if words and words[0] in ("format", "element", "property")]
     order = _byte_order(path, lines)
     first, *others = [i for i, words in enumerate(lines) if words[0] == "element"] or [-1]
     num = _num_vertices(path, lines[first])
     properties = lines[first + 1 : others[0] if others else None]
-    return num, _layout(path, properties, order), antialiased
+    return _Header(num, _layout(path, properties, order), antialiased, light)
 
 
-def _antialiased(path: Path, lines: list[list[str]]) -> bool:
-    said = [words[2:] for words in lines if words[:2] == ["comment", _ANTIALIASED]]
-    if said not in ([], [["0"]], [["1"]]):
-        values = ", ".join(" ".join(words) for words in said)
-        raise DataError(f"{path}: comment {_ANTIALIASED} is {values!r}; accepted: 0 or 1, once")
-    return said == [["1"]]
+def _comment(
+    path: Path, lines: list[list[str]], name: str, pattern: str, accepted: str
+) -> str | None:
+    """What one of our comments says; None where there is none."""
+    said = [" ".join(words[2:]) for words in lines if words[:2] == ["comment", name]]
+    if len(said) > 1 or not all(re.fullmatch(pattern, value) for value in said):
+        raise DataError(
+            f"{path}: comment {name} is {', '.join(said)!r}; accepted: {accepted}, once"
+        )
+    return said[0] if said else None
 
 
 def _byte_order(path: Path, lines: list[list[str]]) -> str:

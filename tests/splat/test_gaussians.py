@@ -196,6 +196,10 @@ BROKEN = {
         replace_text(b"element vertex", b"comment antialiased yes\nelement vertex"),
         "comment antialiased is 'yes'; accepted: 0 or 1",
     ),
+    "unclear appearance": (
+        replace_text(b"element vertex", b"comment appearance 1\nelement vertex"),
+        "comment appearance is '1'; accepted: none or a SHA-256, once",
+    ),
     "no file": (lambda path: None, "cannot be read"),
 }
 
