@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from rap import log
 from rap.camera import Camera
 from rap.config import Config, ConfigError
 from rap.data.images import ImageBank, decode
@@ -69,12 +70,13 @@ def prepare(
     train_images, train_poses = images[~mask], all_poses[~mask]
     photographs = _bank(train_images, train_poses, config, device)
     train_poses = train_poses.to(device)
+    shots = Shots(train_poses)
     if gaussians is not None:
         gaussians = prepared(gaussians.to(device), train_poses[:, :3, 3].mean(0), config.views)
+        gaussians, shots = _known_light(gaussians, train_poses, mask)
     rendered = views = None
     if config.weights.rendered or needs_features(config.weights):
         assert gaussians is not None
-        shots = _shots_of_photographs(gaussians, train_poses, mask)
         rendered = _bank(_render_all(gaussians, camera, shots, config), train_poses.cpu(),
                          config, device)  # fmt: skip
         current().gather_bank(rendered)
@@ -82,10 +84,7 @@ def prepare(
         num = len(train_poses) * config.views.per_image
         empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
         views = _bank(empty, torch.zeros(num, 4, 4), config, device)
-    exposure = None
-    if gaussians is not None:
-        exposure = _shots_of_photographs(gaussians, train_poses, mask).exposure
-    anchors = anchors_of(train_poses, config.views.bounds_margin_m, exposure)
+    anchors = anchors_of(train_poses, config.views.bounds_margin_m, shots.exposure)
     stream = None
     if views is not None and gaussians is not None and config.views.stream_per_step:
         stream = ViewStream(
@@ -207,16 +206,28 @@ def _bank(
     return ImageBank(images, world_from_camera, device, budget, config.image.pin_memory)
 
 
-def _shots_of_photographs(
+def _known_light(
     gaussians: Gaussians, train_poses: Float[Tensor, "n 4 4"], held_out: Bool[Tensor, "m"]
-) -> Shots:
-    """The photographs' poses, in their own light if the splat was fitted to these photographs."""
+) -> tuple[Gaussians, Shots]:
+    """Gaussians without the light of held-out photographs, and shots of the others in their own.
+
+    A splat that was fitted to another number of photographs keeps all its light, of which nobody
+    knows whose it is: the photographs are shown in the mean appearance then.
+    """
     light = gaussians.appearance
-    if light is None or light.num_images != len(held_out):
-        return Shots(train_poses)
+    if light is None:
+        return gaussians, Shots(train_poses)
+    if light.num_images != len(held_out):
+        log.warn(
+            f"the splat knows the light of {light.num_images} photographs, but the scene has "
+            f"{len(held_out)} to train on: their renderings show the mean light, and new light "
+            "may mix that of held-out ones; fit the splat to this scene"
+        )
+        return gaussians, Shots(train_poses)
     kept = (~held_out).to(train_poses.device)
-    codes = light.codes[kept] if light.num_codes else None
-    return Shots(train_poses, codes, light.exposure[kept])
+    light = replace(light, codes=light.codes[kept], exposure=light.exposure[kept])
+    codes = light.codes if light.num_codes else None
+    return replace(gaussians, appearance=light), Shots(train_poses, codes, light.exposure)
 
 
 def _render_all(

@@ -9,7 +9,7 @@ from rap.config import Config, ConfigError, LossWeights
 from rap.scene import Scene
 from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians
-from rap.train.banks import prepare
+from rap.train.banks import held_out_mask, prepare
 
 CPU = torch.device("cpu")
 NUM = 10
@@ -48,11 +48,37 @@ def test_renderings_have_the_light_of_their_photographs(
 
 
 def test_light_of_other_photographs_is_not_taken(
-    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config
+    tiny_scene: Scene,
+    tiny_splat: Gaussians,
+    tiny_config: Config,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A splat that was fitted to another number of photographs shows the mean appearance."""
+    """A splat that was fitted to another number of photographs shows the mean light, and says so.
+
+    One that fits says nothing.
+    """
+    known = rendered(tiny_scene, lit(tiny_splat, NUM), tiny_config)
+    assert "light" not in capsys.readouterr().err
     foreign = rendered(tiny_scene, lit(tiny_splat, NUM + 1), tiny_config)
     assert torch.equal(foreign, rendered(tiny_scene, tiny_splat, tiny_config))
+    assert not torch.equal(foreign, known)
+    assert "knows the light of 11 photographs, but the scene has 10" in capsys.readouterr().err
+
+
+def test_new_light_mixes_none_of_held_out_photographs(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config
+) -> None:
+    """Codes and exposures that views are drawn from are those of the photographs trained on."""
+    splat = lit(tiny_splat, NUM)
+    assert splat.appearance is not None
+    splat.appearance.codes[:] = torch.arange(float(NUM))[:, None]
+    kept = ~torch.tensor(held_out_mask(NUM, tiny_config.train.validation_fraction))
+    drawn_from = prepare(tiny_scene, splat, tiny_config, CPU).gaussians
+    assert kept.sum() == NUM - 2
+    assert drawn_from is not None
+    assert drawn_from.appearance is not None
+    assert torch.equal(drawn_from.appearance.codes, splat.appearance.codes[kept])
+    assert torch.equal(drawn_from.appearance.exposure, splat.appearance.exposure[kept])
 
 
 def test_views_are_never_enlarged(
