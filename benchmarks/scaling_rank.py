@@ -70,37 +70,40 @@ class Found:
 def work(wanted: Wanted) -> None:
     """Train, take times, and compare the ranks' weights."""
     with joined(wanted.device, "measure again") as name:
-        device, ranks = torch.device(name), current()
-        scale = workloads.scale_for(device)
-        on_gpu = device.type == "cuda"
-        config = workloads.training_config(
-            scale, "bf16" if on_gpu else "fp32", execution=wanted.execution, channels_last=on_gpu
-        )
-        learner = workloads.learner(config, device)
-        learner.join(ranks)
-        runner, stream = Runner(learner, config, device), _stream(wanted, scale, ranks, device)
-        batch = _own_batch(wanted, scale, ranks, device)
-
-        def step() -> Terms:
-            terms = runner(batch, 1.0)
-            if stream is not None:
-                stream.advance(runner.num_steps, SEED + runner.num_steps)
-            return terms
-
-        first = _means(step(), ranks)
-        step_s, last = _timed(step, ranks, device)
-        # Every rank counts its own.
-        drawn = 0 if stream is None else ranks.total(stream.take_stats()).num_views
-        weights = [parameter.detach().float().cpu() for parameter in learner.regressor.parameters()]
-        digest = hashlib.sha256(torch.cat([part.flatten() for part in weights]).numpy().tobytes())
-        ranks.check_same("weights", digest.hexdigest())
-        found = Found(
-            ranks.world, runner.runs, step_s, first, _means(last, ranks),
-            torch.cuda.max_memory_allocated() if on_gpu else 0, drawn, runner.num_steps,
-            str(rap.__file__),
-        )  # fmt: skip
-        if ranks.leads:
+        # A function of its own: when the ranks part, its recorded graphs are gone.
+        found = _found(wanted, torch.device(name), current())
+        if current().leads:
             Path(wanted.out).write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def _found(wanted: Wanted, device: torch.device, ranks: Ranks) -> Found:
+    scale, on_gpu = workloads.scale_for(device), device.type == "cuda"
+    config = workloads.training_config(
+        scale, "bf16" if on_gpu else "fp32", execution=wanted.execution, channels_last=on_gpu
+    )
+    learner = workloads.learner(config, device)
+    learner.join(ranks)
+    runner, stream = Runner(learner, config, device), _stream(wanted, scale, ranks, device)
+    batch = _own_batch(wanted, scale, ranks, device)
+
+    def step() -> Terms:
+        terms = runner(batch, 1.0)
+        if stream is not None:
+            stream.advance(runner.num_steps, SEED + runner.num_steps)
+        return terms
+
+    first = _means(step(), ranks)
+    step_s, last = _timed(step, ranks, device)
+    # Every rank counts its own.
+    drawn = 0 if stream is None else ranks.total(stream.take_stats()).num_views
+    weights = [parameter.detach().float().cpu() for parameter in learner.regressor.parameters()]
+    digest = hashlib.sha256(torch.cat([part.flatten() for part in weights]).numpy().tobytes())
+    ranks.check_same("weights", digest.hexdigest())
+    return Found(
+        ranks.world, runner.runs, step_s, first, _means(last, ranks),
+        torch.cuda.max_memory_allocated() if on_gpu else 0, drawn, runner.num_steps,
+        str(rap.__file__),
+    )  # fmt: skip
 
 
 def _timed(

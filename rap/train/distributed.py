@@ -94,12 +94,13 @@ class Ranks:
         """Replace each tensor by its mean over the ranks, all of them in one exchange."""
         if self.world == 1 or not tensors:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        laid_out = [_as_it_lies(tensor) for tensor in tensors]
+        flat = torch.cat([tensor.flatten() for tensor in laid_out])
         together(dist.all_reduce, flat)
         flat /= self.world
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        means = [part.view(of.shape) for part, of in zip(parts, tensors, strict=True)]
-        torch._foreach_copy_(list(tensors), means)
+        parts = flat.split([tensor.numel() for tensor in laid_out])
+        means = [part.view(of.shape) for part, of in zip(parts, laid_out, strict=True)]
+        torch._foreach_copy_(laid_out, means)
 
     def average_gradients(self, optimizer: torch.optim.Optimizer, *networks: nn.Module) -> None:
         """Average an optimiser's gradients, and the statistics of networks' live BatchNorms."""
@@ -197,6 +198,13 @@ def together(exchange: Callable[..., object], *arguments: object) -> None:
         # Of gloo: [where in its source] what happened. What else it may be.
         reason = re.sub(r"^\[[^]]*\]\s*", "", str(error).strip().splitlines()[0]).split(". ")[0]
         raise RankError(f"another rank has ended, so all do ({reason})") from error
+
+
+def _as_it_lies(tensor: Tensor) -> Tensor:
+    """A view whose elements follow each other in memory: many of them are copied at once."""
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1)
+    return tensor
 
 
 def own_batches(num: int, batch_size: int, rank: int, world: int) -> list[range]:

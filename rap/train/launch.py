@@ -6,6 +6,7 @@ Rank 0 alone talks, until a rank fails: then the first to find that out says so,
 others end in silence. torchrun ends those that wait for a GPU that waits for the rank that is gone.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -62,10 +63,12 @@ def joined(device: str, advice: str) -> Iterator[str]:
     backend = "nccl" if chosen.startswith("cuda") else "gloo"
     with _ending_on_signal(voice, advice):
         try:
+            # Told its GPU, NCCL connects now, and not within the first recording of a step.
             dist.init_process_group(
-                backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT
-            )
-            log.info(f"{world} processes train together, gradients are averaged by {backend}")
+                backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT,
+                device_id=torch.device(chosen) if backend == "nccl" else None,
+            )  # fmt: skip
+            log.info(f"{world} processes work together over {backend}")
             yield chosen
         except RankError as error:
             voice.take()
@@ -73,6 +76,8 @@ def joined(device: str, advice: str) -> Iterator[str]:
         except BaseException:
             voice.take()
             raise
+        # NCCL waits for the end of every recorded graph that uses it.
+        gc.collect()
         dist.destroy_process_group()
 
 

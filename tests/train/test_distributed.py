@@ -127,11 +127,13 @@ def scored_images() -> tuple[torch.nn.Module, Tensor]:
 def averaged() -> list[Tensor]:
     """Gradients and running means of a network whose ranks have seen different things."""
     ranks = current()
-    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3))
+    torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     unused = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([*network.parameters(), unused], lr=1.0)
     for parameter in network.parameters():
-        parameter.grad = torch.full_like(parameter, 1.0 + 2 * ranks.rank)
+        values = torch.arange(parameter.numel()).view(parameter.shape) * (1.0 + 2 * ranks.rank)
+        parameter.grad = torch.empty_like(parameter).copy_(values)
     norm = network[1]
     assert isinstance(norm, torch.nn.BatchNorm2d)
     assert norm.running_mean is not None
@@ -214,8 +216,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processes = launch(2, str(Path(__file__)), "cpu", str(out))
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "averaged by gloo" in said[0]
-    assert "averaged by gloo" not in said[1]
+    assert "together over gloo" in said[0]
+    assert "together over gloo" not in said[1]
     return out
 
 
@@ -255,8 +257,10 @@ def test_gradients_and_running_statistics_are_averaged(together: Path) -> None:
     for rank in range(2):
         *gradients, mean = torch.load(together / f"averaged{rank}.pt", weights_only=True)
         assert len(gradients) == 4
-        assert all(torch.equal(gradient, torch.full_like(gradient, 2.0)) for gradient in gradients)
-        assert mean.item() == 0.5
+        for gradient in gradients:
+            expected = 2.0 * torch.arange(gradient.numel()).view(gradient.shape)
+            assert torch.equal(gradient, expected)
+        assert mean.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_each_draws_its_share_of_the_same_views(together: Path) -> None:
@@ -332,7 +336,7 @@ def test_on_gpus_gradients_are_averaged_inside_the_recording(tmp_path: Path) -> 
     processes = launch(2, str(Path(__file__)), "cuda", str(tmp_path))
     said = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "averaged by nccl" in said[0]
+    assert "together over nccl" in said[0]
     assert "so steps run" not in said[0]
     alone = torch.device("cuda")
     train(some_scene(), some_splat(), some_config("calibrated"), tmp_path / "alone", alone)
