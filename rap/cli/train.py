@@ -19,7 +19,10 @@ from rap.config import ImageConfig, LossWeights, ModelConfig, TrainConfig, Views
 
 @dataclass(frozen=True)
 class Train:
-    """Train a pose regressor on photographs and on views rendered from Gaussians."""
+    """Train a pose regressor on photographs and on views rendered from Gaussians.
+
+    On several GPUs of one host: torchrun --nproc-per-node 2 -m rap train ...
+    """
 
     scene: SceneName
     """The scene's folder, or the word `room`."""

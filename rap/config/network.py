@@ -96,7 +96,7 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the training photographs."""
     batch_size: int = 8
-    """Photographs per step; the views come on top."""
+    """Photographs per step, of all processes together; the views come on top."""
     micro_batches: int = 1
     """Parts of a batch that go through the network one after the other, to save memory. Pose terms
     and `mse` keep their gradients, unless BatchNorm is live: its statistics, and those of the other

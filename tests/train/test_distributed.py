@@ -102,7 +102,7 @@ def streamed_config() -> Config:
 
 
 def banks_of(config: Config) -> dict[str, Tensor]:
-    """Renderings and views as a run's first epoch sees them, and what drawing them took."""
+    """Renderings and views of a run's first epoch, and the views after five streamed steps."""
     material = prepare(some_scene(), some_splat(), config, CPU)
     stats = draw_views(material, config, 0)
     rendered, views = material.banks.rendered, material.banks.views
@@ -110,10 +110,14 @@ def banks_of(config: Config) -> dict[str, Tensor]:
     assert views is not None
     assert stats is not None
     counts = [stats.num_views, stats.num_renders, stats.num_below_filter, stats.num_attempts]
-    return {
-        "rendered": rendered.images, "views": views.images, "poses": views.poses,
+    found = {
+        "rendered": rendered.images, "views": views.images.clone(), "poses": views.poses.clone(),
         "stats": torch.tensor(counts),
     }  # fmt: skip
+    assert material.stream is not None
+    for step in range(5):
+        material.stream.advance(step, seed=step)
+    return found | {"streamed": views.images, "streamed_poses": views.poses}
 
 
 def scored_images() -> tuple[torch.nn.Module, Tensor]:
@@ -188,7 +192,7 @@ def on_cpus(out: Path) -> None:
         (out / f"told{rank}").write_text(who_differs())
         torch.save(streamed_poses(stream_shared), out / f"streamed{rank}.pt")
         torch.save(averaged(), out / f"averaged{rank}.pt")
-        torch.save(banks_of(some_config("live")), out / f"banks{rank}.pt")
+        torch.save(banks_of(streamed_config()), out / f"banks{rank}.pt")
         torch.save(predict_shared(*scored_images(), CPU, batch_size=2), out / f"poses{rank}.pt")
         for name, config in (("exact", some_config("calibrated")), ("live", streamed_config())):
             train(some_scene(), some_splat(), config, out / name, CPU)
@@ -265,8 +269,9 @@ def test_gradients_and_running_statistics_are_averaged(together: Path) -> None:
 
 def test_each_draws_its_share_of_the_same_views(together: Path) -> None:
     """All banks are bit for bit those of a single process, rejected views included."""
-    alone = banks_of(some_config("live"))
+    alone = banks_of(streamed_config())
     assert alone["stats"][1] > alone["stats"][0], "no view was drawn twice"
+    assert not torch.equal(alone["streamed"], alone["views"]), "no view was streamed"
     for rank in range(2):
         theirs = torch.load(together / f"banks{rank}.pt", weights_only=True)
         assert all(torch.equal(theirs[name], values) for name, values in alone.items())
@@ -313,6 +318,14 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match=r"RANK.*is not set"), joined("cpu", ""):
         pass
+
+
+def test_a_run_of_two_goes_on_alone(together: Path) -> None:
+    """How many processes there are is no part of a run."""
+    run = together / "exact"
+    before = (run / "last.safetensors").read_bytes()
+    train(some_scene(), some_splat(), some_config("calibrated"), run, CPU, resume=True)
+    assert (run / "last.safetensors").read_bytes() == before
 
 
 def test_streaming_from_files_is_shared_as_well(together: Path) -> None:
