@@ -1,12 +1,13 @@
 """The exposures of the photographs beside a fitted splat."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from rap.camera import Camera
 from rap.geometry import rigid
-from rap.splat.appearance import apply_exposure, identity_exposure
+from rap.splat.appearance import Appearance, apply_exposure, identity_exposure
 from rap.splat.exposures import centred, with_exposures
 from rap.splat.gaussians import Gaussians, load_ply, save_ply
 from rap.splat.objective import Targets
@@ -53,6 +54,51 @@ def test_pictures_stay_when_the_mean_exposure_moves_into_the_colours() -> None:
     assert before.alpha.min() > 0.99
     after = render(new, CAMERA, views, exposure=new.appearance.exposure)
     torch.testing.assert_close(after.rgb, apply_exposure(before.rgb, exposure), atol=5e-3, rtol=0)
+
+
+def lit_wall(num: int) -> Gaussians:
+    """The wall, with codes of photographs that change its colours well above black."""
+    gaussians, generator = wall(), torch.Generator().manual_seed(3)
+    shapes = {"codes": (num, 2), "features": (600, 2), "hidden": (2, 4), "output": (4, 12)}
+    parts = {
+        name: 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    parts["output"] *= 0.4
+    light = Appearance(**parts, exposure=identity_exposure(num, parts["codes"]))
+    return replace(gaussians, sh=0.3 * gaussians.sh, appearance=light)
+
+
+def test_pictures_in_the_light_of_codes_stay_too() -> None:
+    """The head follows its colours into the mean exposure; on average greys are left alone."""
+    gaussians, views, exposure = lit_wall(3), viewpoints(3), changes(3)
+    new = centred(gaussians, exposure)
+    assert gaussians.appearance is not None
+    assert new.appearance is not None
+    codes = gaussians.appearance.codes
+    dark = render(gaussians, CAMERA, views, codes=0 * codes).rgb
+    before = render(gaussians, CAMERA, views, codes=codes)
+    assert before.alpha.min() > 0.99
+    assert (before.rgb - dark).abs().mean() > 0.03
+    after = render(new, CAMERA, views, codes=codes, exposure=new.appearance.exposure)
+    torch.testing.assert_close(after.rgb, apply_exposure(before.rgb, exposure), atol=5e-3, rtol=0)
+    (gain, offset), (left, more) = (
+        (mean[:, :3], mean[:, 3]) for mean in (exposure.mean(0), new.appearance.exposure.mean(0))
+    )
+    grey = gain.sum(1) * 0.4 + offset
+    torch.testing.assert_close(left @ grey + more, grey)
+
+
+def test_the_plain_splat_with_codes_is_as_bright_as_its_photographs() -> None:
+    """Not as dark as the colours under the exposures were."""
+    gaussians, views, exposure = lit_wall(4), viewpoints(4), changes(4)
+    assert gaussians.appearance is not None
+    dark = render(gaussians, CAMERA, views, codes=gaussians.appearance.codes).rgb
+    photos = apply_exposure(dark, exposure).clamp(0, 1)
+    new = with_exposures(gaussians, Targets((photos * 255).round().byte()), CAMERA, views)
+    plain = render(new, CAMERA, views).rgb
+    before, after = ((rgb.mean() - photos.mean()).abs() for rgb in (dark, plain))
+    assert after < 0.5 * before
 
 
 def test_exposures_of_photographs_are_found() -> None:
