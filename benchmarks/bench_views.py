@@ -6,15 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import clouds
 from benchmarks.harness import Measure, axis
 from benchmarks.workloads import SEED, Scale
+from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.data.images import ImageBank
-from rap.geometry import rotation_angle_deg
-from rap.synthesis.drawing import Shots, draw_images, prepared
-from rap.synthesis.views import Anchors, anchors_of, refresh_views
+from rap.geometry import invert, rotation_angle_deg
+from rap.splat.gaussians import Gaussians
+from rap.splat.order import in_order
+from rap.splat.prune import best, contributions
+from rap.splat.quality import psnr
+from rap.synthesis.drawing import Shots, draw_images, drawn_at, prepared
+from rap.synthesis.views import Anchors, anchors_of, draw_shots, refresh_views
 
 NUM_ANCHORS = 32
 REJECTED = 0.05
@@ -31,7 +37,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "tiles_of_8": {"tile_size": 8},
     "clip_2px": {"radius_clip_px": 2.0},
     "degree_0": {"sh_degree": 0},
+    "pruned": {},
 }
+PRUNED = 0.5
+"""Share of the Gaussians that `pruned` leaves out, by their weight in the anchors' views."""
+NUM_COMPARED = 8
+"""Views whose pictures are compared with those of the plain settings."""
 
 
 @pytest.mark.parametrize("splat", axis(["small"], cuda=["large"], full=["fitted"]))
@@ -42,7 +53,10 @@ def bench_views(
     measure: Measure, device: torch.device, scale: Scale,
     splat: str, render_batch: int, light: str, switch: str,
 ) -> None:  # fmt: skip
-    """Every view in its own light, drawn at full height; the bank holds what its poses show."""
+    """Every view in its own light, drawn at full height; the bank holds what its poses show.
+
+    What a switch costs in picture is its `psnr_db` from the same views by the plain settings.
+    """
     shown = clouds.shown(splat, scale, device)
     camera = shown.camera.with_height(scale.image_height)
     assert shown.gaussians.appearance is not None
@@ -58,7 +72,8 @@ def bench_views(
     config = replace(plain, **SWITCHES[switch])
     empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(num, 4, 4), device, 2**33, pin_memory=False)
-    ready = prepared(gaussians, shown.eye.to(device), config)
+    drawn = gaussians if switch != "pruned" else pruned(gaussians, drawn_at(camera, plain), anchors)
+    ready = prepared(drawn, shown.eye.to(device), config)
     generator = torch.Generator(device)
 
     result = measure(
@@ -69,7 +84,7 @@ def bench_views(
     )  # fmt: skip
 
     stats = result.value
-    result.metric("num_gaussians", gaussians.num)
+    result.metric("num_gaussians", ready.num)
     result.metric("acceptance_share", stats.acceptance)
     result.metric("renders_per_view", stats.num_renders / num)
     result.check(stats.num_views == num, f"{stats.num_views} views instead of {num}")
@@ -77,13 +92,58 @@ def bench_views(
     result.check((stats.num_renders > num) == retried, f"{stats.num_renders} renders for {num}")
     for ok, message in misplaced(bank, anchors, config):
         result.check(ok, message)
-    if light == "mean":
-        again = [draw_images(ready, camera, Shots(chunk), config)[0]
-                 for chunk in bank.poses.split(8)]  # fmt: skip
-        off = int((torch.cat(again).int() - bank.images.int()).abs().max())
-        result.check(off <= 1, f"the bank's images differ by {off} from renderings at its poses")
+    shots = kept_shots(ready, bank, anchors, config, generator, stats.num_attempts)
+    off = largest_difference(ready, camera, shots, config, bank)
+    result.check(off <= 1, f"the bank's images differ by {off} from its views drawn again")
+    some = shots.part(slice(NUM_COMPARED))
+    reference = prepared(gaussians, shown.eye.to(device), plain)
+    expected, _ = draw_images(reference, camera, some, plain)
+    agreement = float(psnr(bank.images[:NUM_COMPARED] / 255, expected / 255).mean())
+    result.metric("psnr_db", min(agreement, 100.0))
+    result.check(agreement >= 15, f"{agreement:.1f} dB from the plain settings")
     spread = float(bank.images.float().std())
     result.check(spread > 10, f"the bank's images deviate by {spread:.1f} levels: hardly a picture")
+
+
+def pruned(gaussians: Gaussians, camera: Camera, anchors: Anchors) -> Gaussians:
+    """The splat without the Gaussians that weigh least in the anchors' views, as a fit prunes."""
+    scores = contributions(gaussians, camera, invert(anchors.world_from_camera))
+    return in_order(gaussians, best(scores, PRUNED))
+
+
+def kept_shots(
+    gaussians: Gaussians, bank: ImageBank, anchors: Anchors, config: ViewsConfig,
+    generator: torch.Generator, num_attempts: int,
+) -> Shots:  # fmt: skip
+    """The light and poses of the bank's views: of each, those of the attempt that it kept."""
+    generator.manual_seed(SEED)
+    near = anchors.world_from_camera.repeat_interleave(
+        bank.num // len(anchors.world_from_camera), dim=0
+    )
+    found = draw_shots(gaussians, near, anchors, config, generator)
+    for _ in range(num_attempts - 1):
+        shots = draw_shots(gaussians, near, anchors, config, generator)
+        same = (shots.world_from_camera == bank.poses).flatten(1).all(dim=1)
+        for mine, new in zip(tensors(found), tensors(shots), strict=True):
+            mine[same] = new[same]
+    return found
+
+
+def tensors(shots: Shots) -> list[Tensor]:
+    """Poses and light, where there is light."""
+    parts = (shots.world_from_camera, shots.codes, shots.exposure)
+    return [part for part in parts if part is not None]
+
+
+def largest_difference(
+    gaussians: Gaussians, camera: Camera, shots: Shots, config: ViewsConfig, bank: ImageBank
+) -> int:
+    """Levels between the bank's images and those of its views drawn a few at a time."""
+    off = 0
+    for part in torch.arange(bank.num, device=bank.device).split(8):
+        again, _ = draw_images(gaussians, camera, shots.part(part), config)
+        off = max(off, int((again.int() - bank.images[part].int()).abs().max()))
+    return off
 
 
 def misplaced(bank: ImageBank, anchors: Anchors, config: ViewsConfig) -> Iterator[tuple[bool, str]]:

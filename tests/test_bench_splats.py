@@ -7,10 +7,18 @@ import pytest
 import torch
 
 from benchmarks import clouds
-from benchmarks.workloads import CPU_SCALE
-from rap.splat.gaussians import save_ply
+from benchmarks.bench_views import kept_shots, largest_difference, pruned
+from benchmarks.workloads import CPU_SCALE, SEED
+from rap.camera import Camera
+from rap.config import ViewsConfig
+from rap.data.images import ImageBank
+from rap.geometry import invert
+from rap.splat.gaussians import Gaussians, save_ply
+from rap.splat.render import render
+from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
 
 CPU = torch.device("cpu")
+CAMERA = Camera(26.0, 26.0, 16.0, 12.0, 32, 24)
 
 
 def test_a_fitted_splat_without_codes_is_shown_in_random_light(
@@ -29,3 +37,39 @@ def test_a_fitted_splat_without_codes_is_shown_in_random_light(
     assert light is not None
     assert light.num_codes == 8
     assert len(light.exposure) == len(light.codes)
+
+
+def some_views(config: ViewsConfig) -> tuple[Gaussians, Anchors, ImageBank, RefreshStats]:
+    """A bank with views of a small cloud, in light of their own."""
+    gaussians = clouds.cloud(300, 0, CPU)
+    anchors = anchors_of(clouds.cloud_poses(12), 0.2)
+    empty = torch.zeros(12, 3, CAMERA.height, CAMERA.width, dtype=torch.uint8)
+    bank = ImageBank(empty, torch.zeros(12, 4, 4), CPU, 2**30, pin_memory=False)
+    generator = torch.Generator().manual_seed(SEED)
+    return gaussians, anchors, bank, refresh_views(
+        bank, gaussians, CAMERA, anchors, config, generator
+    )  # fmt: skip
+
+
+def test_views_in_their_own_light_are_drawn_again_as_the_bank_holds_them() -> None:
+    """Those of every attempt; a bank whose light went to other views is noticed."""
+    config = ViewsConfig(min_coverage=0.968, max_attempts=3)
+    gaussians, anchors, bank, stats = some_views(config)
+    assert 12 < stats.num_renders < 36
+    generator = torch.Generator()
+    shots = kept_shots(gaussians, bank, anchors, config, generator, stats.num_attempts)
+    assert torch.equal(shots.world_from_camera, bank.poses)
+    assert largest_difference(gaussians, CAMERA, shots, config, bank) <= 1
+    assert shots.codes is not None
+    other = replace(shots, codes=shots.codes.roll(1, dims=0))
+    assert largest_difference(gaussians, CAMERA, other, config, bank) > 1
+
+
+def test_pruning_leaves_what_the_anchors_see() -> None:
+    """Half of the Gaussians, and those that weigh most: the views keep their picture."""
+    gaussians, anchors, _, _ = some_views(ViewsConfig(min_coverage=0.0))
+    half = pruned(gaussians, CAMERA, anchors)
+    camera_from_world = invert(anchors.world_from_camera)
+    whole = render(gaussians, CAMERA, camera_from_world).alpha.sum()
+    assert half.num == gaussians.num // 2
+    assert render(half, CAMERA, camera_from_world).alpha.sum() > 0.8 * whole
