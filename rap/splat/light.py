@@ -76,11 +76,15 @@ def learning_rates(config: FitConfig) -> dict[str, float]:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: FitConfig, done: float) -> None:
-    """Those of a share of the fit that is done; the optimiser's other groups stay as they are."""
+    """Those of a share of the fit that is done; the optimiser's other groups stay as they are.
+
+    They grow with the root of the images in a step, as all rates of a fit (`initial.adam`).
+    """
     rates = learning_rates(config)
+    factor = sqrt(config.images_per_step) * _FINAL_RATE**done
     for group in optimizer.param_groups:
         if group["name"] in rates:
-            group["lr"] = rates[group["name"]] * _FINAL_RATE**done
+            group["lr"] = rates[group["name"]] * factor
 
 
 def appearance_of(light: Light, features: Float[Tensor, "n f"]) -> Appearance:

@@ -1,11 +1,14 @@
 """What a fit learns about light: it is centred, dropped now and then, held back, and settles."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from rap.config import FitConfig
 from rap.splat.appearance import Appearance, color_affine, identity_exposure
+from rap.splat.initial import adam
 from rap.splat.light import (
     appearance_of,
     initial_features,
@@ -86,6 +89,18 @@ def test_rates_settle_and_leave_other_groups_alone() -> None:
     assert start.pop("quats") == end.pop("quats") == 0.5
     assert start == learning_rates(CONFIG)
     assert end == pytest.approx({name: 0.02 * rate for name, rate in start.items()})
+
+
+def test_rates_grow_with_the_root_of_the_images_in_a_step() -> None:
+    """As the optimiser starts: the first step changes no rate of the light, for any number."""
+    config = replace(CONFIG, images_per_step=4)
+    light = initial_light(6, config, generator())
+    optimizer = adam({"features": nn.Parameter(torch.ones(3, 16))}, light, config)
+    before = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    set_learning_rates(optimizer, config, 0.0)
+    after = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert after == pytest.approx(before)
+    assert after == pytest.approx({name: 2 * r for name, r in learning_rates(CONFIG).items()})
 
 
 def test_neighbours_start_with_alike_features() -> None:
