@@ -182,6 +182,7 @@ def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, o
             "views_rendered": stats.num_renders,
             "views_below_filter": stats.num_below_filter,
             "views_acceptance": round(stats.acceptance, 4),
+            "views_attempts": stats.num_attempts,
         }
     if material.stream is not None:
         beside = current().total(material.stream.take_stats())
@@ -189,6 +190,8 @@ def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, o
             "views_streamed": beside.num_views,
             "streamed_rendered": beside.num_renders,
             "streamed_below_filter": beside.num_below_filter,
+            "streamed_acceptance": round(beside.acceptance, 4),
+            "streamed_attempts": beside.num_attempts,
         }
     return record
 
@@ -276,6 +279,7 @@ def _settings_that_matter(config: Config) -> str:
         config,
         image=replace(config.image, num_workers=0, pin_memory=False, device_budget_gib=0.0,
                       cache_dir=None),
+        views=replace(config.views, render_batch=None),
         train=replace(config.train, execution="eager", checkpointing=False, save_every=1),
     )  # fmt: skip
     return to_toml(neutral)

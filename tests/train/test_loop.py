@@ -81,12 +81,25 @@ def test_streamed_views_are_drawn_beside_the_steps(
     config = replace(tiny_config, views=replace(tiny_config.views, stream_per_step=3))
     records = log_of(train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU).parent)
     assert ["views_rendered" in record for record in records] == [True, False, False]
+    assert [record["streamed_acceptance"] for record in records] == [1, 1, 1]
     assert [record["views_streamed"] for record in records] == [6, 6, 6]
     once = replace(config.views, stream_per_step=0, refresh_epochs=3)
     stale = replace(tiny_config, views=once)
     others = log_of(train(tiny_scene, tiny_splat, stale, tmp_path / "stale", CPU).parent)
     assert records[0]["loss_view"] == others[0]["loss_view"]
     assert records[1]["loss_view"] != others[1]["loss_view"]
+
+
+def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Where no view passes, every attempt is made, at once and beside the steps."""
+    views = replace(tiny_config.views, min_coverage=1.0, max_attempts=3, stream_per_step=3)
+    config = set_train(replace(tiny_config, views=views), epochs=1)
+    (record,) = log_of(train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU).parent)
+    assert record["views_acceptance"] == record["streamed_acceptance"] == 0
+    assert record["views_attempts"] == record["streamed_attempts"] == 3
+    assert record["streamed_rendered"] == 3 * record["streamed_below_filter"] > 0
 
 
 @pytest.mark.parametrize(("killed_after", "streamed"), [(1, 0), (2, 0), (1, 3), (2, 3), (2, 6)])
@@ -131,14 +144,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_resuming_with_other_settings_is_refused(
     tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
 ) -> None:
-    """Settings that change the result are part of the run; workers are not."""
+    """Settings that change the result are part of the run; workers and views per call are not."""
     run = tmp_path / "run"
     short = set_train(tiny_config, epochs=1)
     train(tiny_scene, tiny_splat, short, run, CPU)
     with pytest.raises(ConfigError, match="other settings"):
         train(tiny_scene, tiny_splat, set_train(short, learning_rate=0.5), run, CPU, resume=True)
     more_workers = replace(short, image=replace(short.image, num_workers=2))
-    train(tiny_scene, tiny_splat, more_workers, run, CPU, resume=True)
+    fewer_views = replace(more_workers, views=replace(short.views, render_batch=2))
+    train(tiny_scene, tiny_splat, fewer_views, run, CPU, resume=True)
 
 
 def test_a_finished_run_is_not_overwritten(
