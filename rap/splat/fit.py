@@ -98,14 +98,13 @@ def fit(
             if state.iteration == config.iterations:
                 _prune(state, course)
             terms, rgb = step(state, course)
-            now = time.monotonic()
-            if now - reported >= _REPORT_EVERY_S or state.iteration == len(course.order):
+            now, last = time.monotonic(), state.iteration == len(course.order)
+            if last or now - reported >= _REPORT_EVERY_S:
                 _report(tick, state, course, terms, rgb, state.iteration - counted)
                 counted, reported = state.iteration, now
-            if saving is not None and now - saved >= saving.every_s:
-                save_state(saving.state, state, mark)
-                if saving.preview is not None:
-                    save_ply(saving.preview, _finished(state, config))
+            # also in the end: what follows, and the caller's saving of the result, may fail
+            if saving is not None and (last or now - saved >= saving.every_s):
+                _store(saving, state, mark, config)
                 saved = now
     fitted = visible(_finished(state, config))
     if not config.exposure:
@@ -247,6 +246,14 @@ def _report(
     psnr = quality.psnr(rgb, photos).mean().item()
     num_gaussians = len(state.parameters["means"])
     tick(num_steps, loss=value, psnr=psnr, gaussians=f"{num_gaussians:,}")
+
+
+def _store(saving: Saving, state: FitState, mark: str, config: FitConfig) -> None:
+    """Keep the state, and what it looks like; a fit that diverged leaves the last good one."""
+    gaussians = _finished(state, config)
+    save_state(saving.state, state, mark)
+    if saving.preview is not None:
+        save_ply(saving.preview, gaussians)
 
 
 def _finished(state: FitState, config: FitConfig) -> Gaussians:

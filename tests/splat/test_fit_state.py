@@ -88,6 +88,46 @@ def test_the_fit_can_be_looked_at_while_it_goes_on(
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "partial.ply"}
 
 
+def test_a_short_fit_that_fails_in_the_end_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the last step lies there, though `every_s` had not passed."""
+
+    def fail(*_: object) -> Gaussians:
+        raise KilledError
+
+    config = replace(CONFIG, exposure=True)
+    saving = Saving(tmp_path / "state.safetensors", every_s=3600.0)
+    expected = run(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "with_exposures", fail)
+        with pytest.raises(KilledError):
+            run(config, saving)
+    monkeypatch.setattr(fitting, "step", fail)
+    found = run(config, replace(saving, resume=True))
+    assert torch.equal(found.means, expected.means)
+
+
+def test_a_fit_that_diverges_keeps_its_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No state that is not finite is written over one that is."""
+    original = fitting.step
+
+    def step(state: FitState, course: fitting.Course) -> tuple[Terms, torch.Tensor]:
+        if state.iteration == 6:
+            state.parameters["means"].data[3] = float("nan")
+        return original(state, course)
+
+    saving = Saving(tmp_path / "state.safetensors", every_s=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "step", step)
+        with pytest.raises(FitError, match="diverged"):
+            run(CONFIG, saving)
+    found = run(CONFIG, replace(saving, resume=True))
+    assert torch.equal(found.means, run(CONFIG).means)
+
+
 def test_a_state_of_another_fit_is_refused(tmp_path: Path) -> None:
     """Other settings or other images: the message names the file and what to do."""
     saving = Saving(tmp_path / "state.safetensors", every_s=0.0)
