@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rap.config.checks import at_least, in_range
+from rap.config.checks import ConfigError, at_least, in_range
 
 Strategy = Literal["mcmc", "classic"]
 
@@ -67,7 +67,7 @@ class FitConfig:
     refine_start: float = 0.1
     """Share of the iterations before the first refinement."""
     refine_stop: float = 0.85
-    """Share of the iterations after the last refinement."""
+    """Share of the iterations after the last refinement; equal to refine_start: there is none."""
     prune: float = 0.0
     """Share of the Gaussians to remove in the end: those that the photographs show least."""
     finetune_iterations: int = 500
@@ -76,16 +76,24 @@ class FitConfig:
     """Seed of every random choice of the fit."""
 
     def __post_init__(self) -> None:
-        at_least(self, "fit", 1, "iterations", "images_per_step", "max_gaussians")
+        at_least(self, "fit", 1, "iterations", "images_per_step")
+        at_least(self, "fit", 2, "max_gaussians")
         at_least(self, "fit", 1, "initial_points", "refine_every", "noise_every")
         at_least(self, "fit", 16, "height")
         at_least(self, "fit", 0, "depth_weight", "depth_points")
         at_least(self, "fit", 1, "finetune_iterations")
         in_range(self, "fit", 0, 1, "prune", below=True)
+        at_least(self, "fit", 0, "means_lr", "scales_lr", "quats_lr", "opacities_lr", "sh_lr")
+        at_least(self, "fit", 0, "noise_lr", "opacity_reg", "scale_reg")
         at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")
         in_range(self, "fit", 0, 3, "sh_degree")
         in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")
         in_range(self, "fit", 0, 1, "appearance_dropout")
+        if self.refine_start > self.refine_stop:
+            raise ConfigError(
+                f"fit.refine_start = {self.refine_start!r} must be at most fit.refine_stop ="
+                f" {self.refine_stop!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ class ViewsConfig:
     max_attempts: int = 10
     """Redraws of a rejected view; then the best attempt is kept and counted."""
     appearance_scale: float = 2.0
-    """Strongest light of a view, if the splat knows of light: 1 as photographed; 0: all mean."""
+    """Strongest light of a view, if the splat has codes: 1 as photographed; 0: all mean. A splat
+    of exposures alone shows each view as its photograph was exposed; at 0 in the mean exposure."""
     appearance_jitter: float = 0.1
     """Random change of a view's appearance code, relative to the photographs' spread."""
     render_height: int | None = None

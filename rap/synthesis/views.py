@@ -82,8 +82,9 @@ def draw_shots(
 ) -> Shots:
     """A new pose near each given one and, where the splat knows of light, a new light for each.
 
-    A splat that knows exposures alone shows a view in that of its anchor: a camera sets it by what
-    it sees. `near` are the anchors, each as often in a row as there are views of it.
+    A splat that knows exposures alone shows a view in that of its anchor, whatever the scale of the
+    light above 0 (at which all are mean): a camera sets it by what it sees. `near` are the anchors,
+    each as often in a row as there are views of it.
     """
     poses = sample_poses(
         near, translation_m=config.translation_m, rotation_deg=config.rotation_deg,
@@ -92,7 +93,7 @@ def draw_shots(
     if gaussians.appearance is None:
         return Shots(poses)
     if gaussians.appearance.num_codes == 0:
-        if anchors.exposure is None:
+        if anchors.exposure is None or config.appearance_scale == 0:
             return Shots(poses)
         per_anchor = len(near) // len(anchors.exposure)
         return Shots(poses, None, anchors.exposure.repeat_interleave(per_anchor, dim=0))

@@ -171,6 +171,25 @@ def test_light_of_strength_zero_is_the_mean_light(device: torch.device) -> None:
     assert (images - plain).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("scale", "same"), [(0.0, False), (0.5, True), (2.0, True)])
+def test_exposures_alone_are_those_of_the_anchors_or_none(scale: float, same: bool) -> None:
+    """Where the splat has no codes: any scale but zero leaves them as the photographs had them."""
+    gaussians = lit(some_gaussians(torch.device("cpu")))
+    assert gaussians.appearance is not None
+    alone = replace(
+        gaussians.appearance, codes=torch.zeros(4, 0), hidden=torch.zeros(0, 5)
+    )  # fmt: skip
+    near = torch.eye(4).repeat(8, 1, 1)
+    anchors = anchors_of(near[:4], 0.2, alone.exposure)
+    shots = views.draw_shots(
+        replace(gaussians, appearance=alone), near, anchors,
+        replace(HALF, appearance_scale=scale), torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    assert shots.codes is None
+    expected = alone.exposure.repeat_interleave(2, dim=0)
+    assert (shots.exposure is not None and torch.equal(shots.exposure, expected)) == same
+
+
 def test_views_that_pass_are_drawn_once(device: torch.device) -> None:
     """Without a filter there is one attempt, and every render is accepted."""
     _, stats = refreshed(device)
