@@ -30,8 +30,8 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "prune": BELOW_ONE,
     "appearance_dropout": UNIT,
     "augment_vignette": UNIT,
-    "refine_start": UNIT,
-    "refine_stop": UNIT,
+    "refine_start": st.floats(0.0, 0.5),  # not above refine_stop
+    "refine_stop": st.floats(0.5, 1.0),
     "min_coverage": UNIT,
     "sh_degree": st.integers(0, 3),
     "micro_batches": st.just(1),  # must divide the batch size
@@ -189,6 +189,11 @@ def test_written_toml_is_readable_by_others() -> None:
         ("[fit]\nssim_weight = 1.5\n", r"fit\.ssim_weight = 1\.5 must be from 0 to 1"),
         ("[fit]\nrefine_start = 1.1\n", r"fit\.refine_start = 1\.1 must be from 0 to 1"),
         ("[fit]\nrefine_stop = 85\n", r"fit\.refine_stop = 85\.0 must be from 0 to 1"),
+        (
+            "[fit]\nrefine_start = 0.9\n",
+            r"fit\.refine_start = 0\.9 must be at most fit\.refine_stop = 0\.85",
+        ),
+        ("[fit]\nmax_gaussians = 1\n", r"fit\.max_gaussians = 1 must be at least 2"),
         ("[fit]\nseed = -1\n", r"fit\.seed = -1 must be at least 0"),
         ("[model]\ndropout = 1.0\n", r"model\.dropout = 1\.0 must be at least 0 and below 1"),
         ("[model]\ndrop_connect = -0.1\n", r"model\.drop_connect = -0\.1 must be at least 0"),
@@ -208,6 +213,18 @@ def test_values_out_of_range_are_refused(text: str, named: str) -> None:
     """The message names the source, the key, the value and the bound."""
     with pytest.raises(ConfigError, match=r"planted\.toml: " + named):
         config.from_toml(text, "planted.toml")
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "nan"])
+@pytest.mark.parametrize(
+    "name",
+    ["means_lr", "scales_lr", "quats_lr", "opacities_lr", "sh_lr", "noise_lr", "opacity_reg",
+     "scale_reg", "appearance_lr", "appearance_reg"],
+)  # fmt: skip
+def test_rates_and_weights_of_a_fit_are_not_negative(name: str, value: str) -> None:
+    """A fit would climb or diverge only after it had begun."""
+    with pytest.raises(ConfigError, match=rf"fit\.{name} = .* must be at least 0"):
+        config.from_toml(f"[fit]\n{name} = {value}\n", "test")
 
 
 def test_single_photographs_go_with_other_feature_losses() -> None:

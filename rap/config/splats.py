@@ -77,8 +77,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         at_least(self, "fit", 1, "iterations", "images_per_step")
-        at_least(self, "fit", 2, "max_gaussians")
-        at_least(self, "fit", 1, "initial_points", "refine_every", "noise_every")
+        at_least(self, "fit", 2, "max_gaussians", "initial_points")
+        at_least(self, "fit", 1, "refine_every", "noise_every")
         at_least(self, "fit", 16, "height")
         at_least(self, "fit", 0, "depth_weight", "depth_points")
         at_least(self, "fit", 1, "finetune_iterations")
