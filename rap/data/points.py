@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from rap import log
 from rap.camera import Camera
 from rap.data.images import decode
 from rap.data.reprojection import depth_map
@@ -12,6 +13,7 @@ from rap.geometry import transform
 from rap.scene import DataError, Frame, Points, Scene
 
 _MAX_DEPTH_FRAMES = 64
+_UNKNOWN = f"depth is 0 (unknown) in all training frames looked at (at most {_MAX_DEPTH_FRAMES})"
 
 
 def initial_points(scene: Scene, num: int, generator: torch.Generator) -> Points:
@@ -33,13 +35,16 @@ def initial_points(scene: Scene, num: int, generator: torch.Generator) -> Points
 
 
 def with_depth_points(scene: Scene, points: Points, num: int, generator: torch.Generator) -> Points:
-    """The points and at most `num` more from depth; the same points where no frame has depth.
+    """The points and at most `num` more from depth; the same points where none is known.
 
     Triangulated points lie on texture; those from depth lie on bare walls, too.
     """
     if num == 0 or all(frame.depth is None for frame in scene.train):
         return points
-    more = depth_points(scene, num, generator)
+    more = _sampled(scene, num, generator)
+    if not len(more.xyz):
+        log.warn(f"{scene.source}: {_UNKNOWN}; Gaussians start at the other points alone")
+        return points
     return Points(torch.cat([points.xyz, more.xyz]), torch.cat([points.rgb, more.rgb]))
 
 
@@ -48,16 +53,19 @@ def depth_points(scene: Scene, num: int, generator: torch.Generator) -> Points:
 
     Raises DataError where all depth is unknown.
     """
+    points = _sampled(scene, num, generator)
+    if not len(points.xyz):
+        raise DataError(f"{scene.source}: {_UNKNOWN}; accepted is camera z in millimetres")
+    return points
+
+
+def _sampled(scene: Scene, num: int, generator: torch.Generator) -> Points:
+    """Points of depth, none where all that was looked at is unknown."""
     frames = [frame for frame in scene.train if frame.depth is not None]
     chosen = np.unique(np.linspace(0, len(frames) - 1, _MAX_DEPTH_FRAMES).round().astype(int))
     share = -(-num // len(chosen))
     parts = [_back_project(frames[i], scene.camera, share, generator) for i in chosen]
     xyz, rgb = (torch.cat(values) for values in zip(*parts, strict=True))
-    if not len(xyz):
-        raise DataError(
-            f"{scene.source}: depth is 0 (unknown) in all {len(chosen)} training frames looked at; "
-            "accepted is camera z in millimetres"
-        )
     return _subsample(Points(xyz, rgb), num, generator)
 
 

@@ -126,3 +126,23 @@ def test_depth_adds_points_to_those_of_the_scene(room: Scene) -> None:
     assert with_depth_points(room, room.points, 0, seeded()) is room.points
     blind = replace(room, train=tuple(replace(frame, depth=None) for frame in room.train))
     assert with_depth_points(blind, room.points, 50, seeded()) is room.points
+
+
+def test_depth_that_knows_nothing_leaves_the_points_of_the_scene(
+    room: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A scene that has points is fitted from them; a warning names it."""
+    assert room.points is not None
+    blind = np.zeros((48, 64), dtype=np.float32)
+    scene = replace(room, train=tuple(replace(frame, depth=blind) for frame in room.train))
+    assert with_depth_points(scene, room.points, 50, seeded()) is room.points
+    assert "depth is 0 (unknown) in all training frames" in capfd.readouterr().err
+
+
+def test_depth_that_cannot_be_read_is_still_an_error(room: Scene, tmp_path: Path) -> None:
+    """Only unknown depth is passed over, not a broken file."""
+    assert room.points is not None
+    (tmp_path / "depth.png").write_bytes(b"no picture")
+    scene = replace(room, train=(replace(room.train[0], depth=tmp_path / "depth.png"),))
+    with pytest.raises(DataError, match=r"depth\.png"):
+        with_depth_points(scene, room.points, 50, seeded())
