@@ -16,7 +16,7 @@ from rap import geometry, log
 from rap.camera import Camera
 from rap.config import FitConfig
 from rap.scene import Points
-from rap.splat import classic, density, quality
+from rap.splat import classic, density
 from rap.splat.exposures import with_exposures
 from rap.splat.gaussians import Gaussians, save_ply
 from rap.splat.initial import (
@@ -29,7 +29,7 @@ from rap.splat.initial import (
     scene_size_m,
 )
 from rap.splat.light import initial_light, set_learning_rates, shown
-from rap.splat.objective import Targets, Terms, objective, term_weights, total
+from rap.splat.objective import Targets, Terms, objective, shown_psnr, term_weights, total
 from rap.splat.prune import best, contributions, visible
 from rap.splat.render import render
 from rap.splat.state import FitState, Saving, fingerprint, load_state, save_state
@@ -242,8 +242,8 @@ def _report(
         raise FitError(
             f"the fit diverged: loss {value} at step {state.iteration}; lower the learning rates"
         )
-    photos = course.targets.photos(course.order[state.iteration - 1])
-    psnr = quality.psnr(rgb, photos).mean().item()
+    chosen = course.order[state.iteration - 1]
+    psnr = shown_psnr(rgb, course.targets, chosen, course.config).item()
     num_gaussians = len(state.parameters["means"])
     tick(num_steps, loss=value, psnr=psnr, gaussians=f"{num_gaussians:,}")
 

@@ -99,6 +99,20 @@ def compared(
     return rgb, photos
 
 
+def shown_psnr(
+    rgb: Float[Tensor, "b 3 h w"],
+    targets: Targets,
+    chosen: Int64[Tensor, " b"],
+    config: FitConfig,
+) -> Float[Tensor, ""]:
+    """Mean PSNR in dB of what is `compared`, over the pixels that count."""
+    psnr = quality.psnr(*compared(rgb, targets, chosen, config))
+    mask = targets.counted(chosen)
+    if mask is not None:
+        psnr = psnr + 10 * torch.log10(mask.float().mean(dim=(1, 2)))
+    return psnr.mean()
+
+
 def term_weights(config: FitConfig, extent_m: float) -> dict[str, float]:
     """By which every term counts; SSIM is to grow."""
     return {

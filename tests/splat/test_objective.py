@@ -8,7 +8,15 @@ from torch import Tensor
 
 from rap.config import FitConfig
 from rap.splat.gaussians import Gaussians
-from rap.splat.objective import Targets, compared, depth_loss, objective, term_weights, total
+from rap.splat.objective import (
+    Targets,
+    compared,
+    depth_loss,
+    objective,
+    shown_psnr,
+    term_weights,
+    total,
+)
 from rap.splat.render import Rendering
 
 CHOSEN = torch.tensor([2, 0])
@@ -139,3 +147,21 @@ def test_the_exposure_is_that_of_the_pixels_that_count() -> None:
     whole, whole_photos = compared(dark, targets, CHOSEN, config)
     error, expected = (rgb - photos)[:, :, 12:].abs(), (whole - whole_photos).abs()
     assert error.mean() < 1.2 * expected.mean()
+
+
+def test_the_psnr_shown_is_of_what_is_compared() -> None:
+    """Neither what a mask hides nor a known exposure counts; half the pixels score as all do."""
+    _, targets = make_case()
+    photos = targets.photos(CHOSEN)
+    masks = torch.ones(3, 24, 20, dtype=torch.bool)
+    masks[:, :12] = False
+    half, config = replace(targets, masks=masks), FitConfig()
+    off = photos + 0.1
+    off[:, :, :12] += 0.5
+    assert float(shown_psnr(off, half, CHOSEN, config)) == pytest.approx(20, abs=1e-3)
+    assert float(shown_psnr(off, targets, CHOSEN, config)) < 10
+    darker = 0.7 * photos
+    exposed = FitConfig(exposure=True)
+    for shown in (half, targets):
+        assert float(shown_psnr(darker, shown, CHOSEN, config)) < 20
+        assert float(shown_psnr(darker, shown, CHOSEN, exposed)) > 30
