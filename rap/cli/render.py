@@ -45,7 +45,7 @@ class Render:
     """Draw each pose in this many appearances, side by side in one image, the mean one first;
     0: in the mean appearance only."""
     seed: int = 7
-    """Which appearances are drawn."""
+    """Which appearances, and which views of the filter's sheet, are drawn."""
     device: Device = "auto"
     """`auto` is the GPU where there is one."""
     filter_sheet: Path | None = None
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
         camera = camera.with_height(arguments.height)
     gaussians = load_ply(arguments.splat).to(device)
     if arguments.filter_sheet is not None:
-        _show_filter(arguments.filter_sheet, gaussians, camera, poses, arguments.views)
+        _show_filter(arguments, arguments.filter_sheet, gaussians, camera, poses)
     light = _light(arguments, gaussians)
     arguments.out.mkdir(exist_ok=True)
     with log.progress("render", len(names), "views") as tick, torch.no_grad():
@@ -110,21 +110,26 @@ def _light(
 
 
 def _show_filter(
+    arguments: Render,
     path: Path,
     gaussians: "rap.splat.gaussians.Gaussians",
     camera: "rap.camera.Camera",
     world_from_camera: Float64[np.ndarray, "n 4 4"],
-    config: ViewsConfig,
 ) -> None:
     """The sheet of accepted and rejected views, and how many pass."""
     import torch
 
     from rap.synthesis.gallery import filter_sheet, judged_views
 
-    generator = torch.Generator(gaussians.means.device).manual_seed(0)
+    generator = torch.Generator(gaussians.means.device).manual_seed(arguments.seed)
     near = torch.from_numpy(world_from_camera).float()
-    views = judged_views(gaussians, camera, near, config, generator)
-    passed = filter_sheet(path, views, config)
+    light = gaussians.appearance
+    exposure = None
+    # a splat's exposures are those of the photographs that it was fitted to, in their order
+    if arguments.split == "train" and light is not None and light.num_images == len(near):
+        exposure = light.exposure
+    views = judged_views(gaussians, camera, near, arguments.views, generator, exposure=exposure)
+    passed = filter_sheet(path, views, arguments.views)
     log.info(f"{path}: {int(passed.sum())} of {len(passed)} views pass the filter")
 
 

@@ -11,7 +11,7 @@ from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.splat.gaussians import Gaussians
 from rap.splat.sheet import Group, grouped_sheet
-from rap.synthesis.drawing import draw_images, views_at_once
+from rap.synthesis.drawing import draw_images, prepared, views_at_once
 from rap.synthesis.filter import accept, badness, brisque, load_brisque
 from rap.synthesis.views import anchors_of, draw_shots
 
@@ -37,16 +37,20 @@ def judged_views(
     config: ViewsConfig,
     generator: torch.Generator,
     num: int = NUM_VIEWS,
+    exposure: Float[Tensor, "n 3 4"] | None = None,
 ) -> Judged:
     """One attempt at each of `num` views near the poses, drawn as a training draws them.
 
-    DataError where the settings ask for BRISQUE and its parameters are not installed.
+    `exposure` is that of the photographs at the poses, where the splat knows it. DataError where
+    the settings ask for BRISQUE and its parameters are not installed.
     """
     device = gaussians.means.device
     model = load_brisque().to(device) if config.max_brisque else None
-    anchors = anchors_of(world_from_camera.to(device), config.bounds_margin_m)
-    near = anchors.world_from_camera[torch.arange(num, device=device) % len(world_from_camera)]
-    shots = draw_shots(gaussians, near, anchors, config, generator)
+    world_from_camera = world_from_camera.to(device)
+    gaussians = prepared(gaussians, world_from_camera[:, :3, 3].mean(0), config)
+    anchors = anchors_of(world_from_camera, config.bounds_margin_m, exposure)
+    anchors = anchors.at(torch.arange(num, device=device) % len(world_from_camera))
+    shots = draw_shots(gaussians, anchors.world_from_camera, anchors, config, generator)
     images, coverage, scores = [], [], []
     for part in torch.arange(num, device=device).split(views_at_once(gaussians, camera, config)):
         drawn, covered = draw_images(gaussians, camera, shots.part(part), config)

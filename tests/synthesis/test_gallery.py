@@ -1,6 +1,7 @@
 """The sheet of accepted and rejected views, and the flag that asks for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,16 @@ from PIL import Image
 from rap import cli
 from rap.camera import Camera
 from rap.config import ViewsConfig
+from rap.data.images import ImageBank
+from rap.data.room import RoomSpec, write
+from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians, save_ply
 from rap.splat.sheet import Group, grouped_sheet
 from rap.synthesis import gallery
 from rap.synthesis.brisque import brisque
+from rap.synthesis.drawing import prepared
 from rap.synthesis.gallery import Judged, filter_sheet, judged_views
+from rap.synthesis.views import anchors_of, refresh_views
 from tests.synthesis.test_brisque import synthetic_model
 
 CAMERA = Camera(40.0, 40.0, 16.0, 12.0, 32, 24)
@@ -55,6 +61,34 @@ def test_views_are_measured_as_they_are_drawn(
     assert views.scores is not None
     expected = brisque(views.images / 255, model)
     torch.testing.assert_close(views.scores, expected, rtol=0, atol=0.05)
+
+
+def test_views_are_drawn_as_a_training_draws_them(device: torch.device) -> None:
+    """Into its bank: prepared Gaussians, each anchor's exposure, poses of the same seed."""
+    gaussians = some_gaussians()
+    light = Appearance(
+        torch.zeros(2, 0), torch.zeros(gaussians.num, 3), torch.zeros(0, 4), torch.zeros(4, 18),
+        identity_exposure(2, gaussians.means) * torch.tensor([0.4, 1.0]).view(2, 1, 1),
+    )  # fmt: skip
+    # degree 1, so that baking changes the picture
+    sh = torch.randn(80, 4, 3, generator=torch.Generator().manual_seed(3))
+    gaussians = replace(gaussians, sh=sh, appearance=light).to(device)
+    assert gaussians.appearance is not None
+    poses = POSES.to(device)
+    poses[:, 0, 3] += torch.tensor([0.0, 0.4], device=device)
+    config = ViewsConfig(colors="baked", min_coverage=0.0)
+    anchors = anchors_of(poses, config.bounds_margin_m, gaussians.appearance.exposure)
+    empty = torch.zeros(2, 3, CAMERA.height, CAMERA.width, dtype=torch.uint8)
+    bank = ImageBank(empty, torch.zeros(2, 4, 4), device, 2**30, pin_memory=False)
+    generator = torch.Generator(device)
+    ready = prepared(gaussians, poses[:, :3, 3].mean(0), config)
+    refresh_views(bank, ready, CAMERA, anchors, config, generator.manual_seed(0))
+    views = judged_views(
+        gaussians, CAMERA, poses, config, generator.manual_seed(0), num=2,
+        exposure=gaussians.appearance.exposure,
+    )  # fmt: skip
+    assert (views.images.int() - bank.images.cpu().int()).abs().max() <= 1
+    assert views.images[0].float().mean() < 0.7 * views.images[1].float().mean()
 
 
 def test_without_a_threshold_nothing_is_scored(device: torch.device) -> None:
@@ -112,3 +146,31 @@ def test_rap_render_makes_the_sheet(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").is_file()
     assert cli.main([*flags, "-o", str(tmp_path / "again"), *sheet]) == 2
     assert not (tmp_path / "again").exists()
+
+
+def test_the_sheet_shows_the_views_of_the_seed_and_the_light_of_the_photographs(
+    tmp_path: Path,
+) -> None:
+    """Training poses have the exposures that the splat knows; another seed has other views."""
+    room = RoomSpec(num_train=4, num_test=2, width=32, height=24, num_points=50)
+    write(room, tmp_path / "room")
+    splat = some_gaussians()
+    light = Appearance(
+        torch.zeros(4, 0), torch.zeros(splat.num, 3), torch.zeros(0, 4), torch.zeros(4, 18),
+        torch.zeros(4, 3, 4) + torch.tensor([0.0, 0.0, 0.0, 1.0]),
+    )  # fmt: skip
+    save_ply(tmp_path / "splat.ply", replace(splat, appearance=light))
+
+    def sheet(name: str, *flags: str) -> bytes:
+        path = tmp_path / f"{name}.png"
+        command = ["render", "--splat", str(tmp_path / "splat.ply"), "--device", "cpu"]
+        command += ["--poses", str(tmp_path / "room"), "-o", str(tmp_path / name)]
+        command += ["--views.min-coverage", "0.0", "--filter-sheet", str(path)]
+        assert cli.main([*command, *flags]) == 0
+        return path.read_bytes()
+
+    assert sheet("one") == sheet("again") != sheet("other", "--seed", "8")
+    sheet("train", "--split", "train")
+    with Image.open(tmp_path / "train.png") as picture:
+        pixels = np.asarray(picture)[42 : 42 + 24, 6 : 6 + 32]
+    assert (pixels == 255).all(), "the exposure of these photographs turns all white"
