@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rap.camera import Camera
 from rap.splat.gaussians import Gaussians
+from rap.splat.memory import in_batches
 from rap.splat.order import in_order
 from rap.splat.reference import MIN_ALPHA
 from rap.splat.render import render
@@ -22,12 +23,18 @@ _VIEWS_PER_CALL = 4
 def contributions(
     gaussians: Gaussians, camera: Camera, camera_from_world: Float[Tensor, "v 4 4"]
 ) -> Float[Tensor, " n"]:
-    """Every Gaussian's summed blending weight, in pixels; they add up to the summed alpha."""
+    """Every Gaussian's summed blending weight, in pixels; they add up to the summed alpha.
+
+    With fewer views in a call where memory runs out.
+    """
     colors = gaussians.means.new_zeros(1, gaussians.num, 3, requires_grad=True)
     total = torch.zeros_like(gaussians.opacity_logits, requires_grad=False)
-    for views in camera_from_world.split(_VIEWS_PER_CALL):
-        rgb = render(gaussians, camera, views, colors=colors).rgb
-        total += torch.autograd.grad(rgb.sum(), colors)[0][0].mean(1)
+
+    def add(views: slice) -> None:
+        rgb = render(gaussians, camera, camera_from_world[views], colors=colors).rgb
+        total.add_(torch.autograd.grad(rgb.sum(), colors)[0][0].mean(1))
+
+    in_batches(len(camera_from_world), _VIEWS_PER_CALL, add)
     return total
 
 

@@ -18,6 +18,7 @@ from rap.splat import quality
 from rap.splat.appearance import identity_exposure
 from rap.splat.exposure import RIDGE, solved_exposure
 from rap.splat.gaussians import Gaussians
+from rap.splat.memory import in_batches
 from rap.splat.render import render
 
 NUM_STEPS = 60
@@ -104,13 +105,16 @@ def score_relit(
     poses: Float[Tensor, "n 4 4"],
     camera: Camera,
 ) -> RelitScores:
-    """The right halves in the mean appearance, and in light that was read from the left halves."""
+    """The right halves in the mean appearance, and in light that was read from the left halves.
+
+    With fewer views in a call where memory runs out.
+    """
     device = gaussians.means.device
     camera_from_world = geometry.invert(poses.double()).float().to(device)
     rows = []
-    chunks = zip(images.split(_VIEWS_PER_CALL), camera_from_world.split(_VIEWS_PER_CALL),
-                 strict=True)  # fmt: skip
-    for photos, viewpoints in chunks:
+
+    def score(chosen: slice) -> None:
+        photos, viewpoints = images[chosen], camera_from_world[chosen]
         exposed = read_light(gaussians, photos, viewpoints, camera, with_codes=False)
         relit = exposed
         if gaussians.appearance is not None and gaussians.appearance.num_codes:
@@ -120,6 +124,8 @@ def score_relit(
             [_right_psnr(gaussians, photos, viewpoints, camera, light)
              for light in (plain, exposed, relit)]
         ))  # fmt: skip
+
+    in_batches(len(images), _VIEWS_PER_CALL, score)
     return RelitScores(*torch.cat(rows, dim=1).cpu())
 
 

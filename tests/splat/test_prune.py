@@ -1,6 +1,7 @@
 """Pruning: scores are blending weights, the least needed go, and the picture stays."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from rap.camera import Camera
 from rap.config import FitConfig
 from rap.data import room
 from rap.scene import poses
+from rap.splat import prune
 from rap.splat.fit import fit
 from rap.splat.gaussians import Gaussians
 from rap.splat.prune import best, contributions, visible
-from rap.splat.render import render
+from rap.splat.render import Rendering, render
 from rap.splat.scores import evaluate_renders
 
 CAMERA = Camera(30.0, 30.0, 16.0, 12.0, 32, 24)
@@ -43,6 +45,20 @@ def test_contributions_add_up_to_the_picture(device: torch.device) -> None:
     alpha = render(gaussians, CAMERA, views).alpha
     assert scores.sum().item() == pytest.approx(alpha.sum().item(), rel=1e-3)
     assert (scores >= 0).all()
+
+
+def test_memory_for_one_view_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a long fit is no place to run out: fewer views are drawn at once."""
+    gaussians, views = make_gaussians(80), make_views(7)
+    expected = contributions(gaussians, CAMERA, views)
+
+    def short(*args: Any, **options: Any) -> Rendering:  # noqa: ANN401 (passed on)
+        if len(args[2]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return render(*args, **options)
+
+    monkeypatch.setattr(prune, "render", short)
+    torch.testing.assert_close(contributions(gaussians, CAMERA, views), expected)
 
 
 def test_what_is_hidden_or_out_of_view_scores_nothing(device: torch.device) -> None:

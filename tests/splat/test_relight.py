@@ -1,6 +1,7 @@
 """The light of unseen photographs: it is read from the left half alone and helps on the right."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from rap.camera import Camera
+from rap.splat import relight
 from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.relight import read_light, score_relit
-from rap.splat.render import render
+from rap.splat.render import Rendering, render
 
 CAMERA = Camera(40.0, 40.0, 24.0, 18.0, 48, 36)
 VIEWS = torch.eye(4)[None].repeat(2, 1, 1)
@@ -84,3 +86,18 @@ def test_gaussians_without_appearance_get_an_exposure(wall: Gaussians) -> None:
     assert read_light(plain, photos, VIEWS, CAMERA).codes is None
     scores = score_relit(plain, photos, VIEWS, CAMERA)
     assert torch.equal(scores.exposed, scores.relit)
+
+
+def test_memory_for_one_view_is_enough(wall: Gaussians, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores after a long fit are taken with fewer views at once."""
+    photos = photos_of(wall, torch.tensor([[-1.2, 0.9], [0.8, -1.5]]))
+    expected = score_relit(replace(wall, appearance=None), photos, VIEWS, CAMERA)
+
+    def short(*args: Any, **options: Any) -> Rendering:  # noqa: ANN401 (passed on)
+        if len(args[2]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return render(*args, **options)
+
+    monkeypatch.setattr(relight, "render", short)
+    scores = score_relit(replace(wall, appearance=None), photos, VIEWS, CAMERA)
+    torch.testing.assert_close(scores.exposed, expected.exposed, atol=1e-3, rtol=0)
