@@ -52,18 +52,31 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
+PRUNED = replace(CONFIG, prune=0.4, finetune_iterations=5)
+
+
 @pytest.mark.parametrize(
-    "config",
-    [CONFIG, replace(CONFIG, strategy="classic"), replace(CONFIG, appearance_dim=3)],
-    ids=["mcmc", "classic", "appearance"],
+    ("config", "number"),
+    [
+        pytest.param(CONFIG, 8, id="mcmc"),
+        pytest.param(replace(CONFIG, strategy="classic"), 8, id="classic"),
+        pytest.param(replace(CONFIG, appearance_dim=3), 8, id="appearance"),
+        pytest.param(replace(CONFIG, exposure=True), 8, id="exposure"),
+        pytest.param(replace(CONFIG, exposure=True, appearance_dim=3), 8, id="both"),
+        pytest.param(replace(CONFIG, images_per_step=3), 8, id="several images"),
+        pytest.param(PRUNED, 8, id="before pruning"),
+        pytest.param(PRUNED, 14, id="at pruning"),
+        pytest.param(PRUNED, 16, id="after pruning"),
+        pytest.param(replace(PRUNED, strategy="classic"), 16, id="classic after pruning"),
+    ],
 )
 def test_a_resumed_fit_ends_with_the_same_bits(
-    tmp_path: Path, interrupt: Callable[[int], None], config: FitConfig
+    tmp_path: Path, interrupt: Callable[[int], None], config: FitConfig, number: int
 ) -> None:
     """Interrupted in the middle, with every random draw and moment in place again."""
     saving = Saving(tmp_path / "state.safetensors", every_s=0.0)
     expected = run(config)
-    interrupt(8)
+    interrupt(number)
     with pytest.raises(KilledError):
         run(config, saving)
     interrupt(-1)
@@ -73,7 +86,8 @@ def test_a_resumed_fit_ends_with_the_same_bits(
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     if expected.appearance is not None:
         assert found.appearance is not None
-        assert torch.equal(found.appearance.codes, expected.appearance.codes)
+        for name, value in vars(expected.appearance).items():
+            assert torch.equal(getattr(found.appearance, name), value), name
 
 
 def test_the_fit_can_be_looked_at_while_it_goes_on(
