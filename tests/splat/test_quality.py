@@ -88,6 +88,23 @@ def test_fused_ssim_equals_the_plain_one(height: int, width: int) -> None:
     assert float((fused_gradient - plain_gradient).norm() / plain_gradient.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["right", "value", "gradient", "not a number"])
+def test_a_wrong_ssim_is_told_from_a_right_one(device: torch.device, kind: str) -> None:
+    """Where fused-ssim is tried, value and gradient count, each to 1e-5, and also without grad."""
+
+    def likeness(a: Tensor, b: Tensor) -> Tensor:
+        value = quality.plain_ssim(a, b)
+        if kind == "value":
+            return value + 2e-5
+        if kind == "gradient":
+            return value + 2e-5 * (value - value.detach())
+        return value * torch.nan if kind == "not a number" else value
+
+    with torch.inference_mode():
+        off = quality.ssim_error(likeness, device)
+    assert (off <= 1e-5) == (kind == "right")
+
+
 def test_fused_ssim_without_cuda_says_why() -> None:
     """The reason is for `rap doctor`."""
     if torch.cuda.is_available():
