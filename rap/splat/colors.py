@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rap import log
-from rap.splat.appearance import apply_affine, color_affine
+from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE, basis
+from rap.splat.light import NUM_FEATURES
+from rap.splat.memory import ran_out
 
 
 def view_colors(
@@ -89,20 +91,40 @@ def kernel_problem(device: torch.device) -> str | None:
 
     Triton compiles a launcher where it runs, so a missing C compiler or Python header shows here.
     """
-    problem = None
-    if util.find_spec("triton") is None:
-        problem = "no triton installed"
-    else:
-        blob = torch.zeros(1, 4, device=device)
-        one = Gaussians(blob[:, :3], blob + 1, blob[:, :3], blob[:, 0], blob[:, None, :3])
-        try:
-            kernel = importlib.import_module("rap.splat.color_kernel")
-            kernel.fused_colors(one, blob[:, :3], None, 0)
-        except (ImportError, RuntimeError, OSError, CalledProcessError) as error:
-            problem = str(error).strip().partition("\n")[0] or repr(error)
+    problem = "no triton installed" if util.find_spec("triton") is None else _failure(device)
     if problem is not None:
         log.warn(f"colours of views are evaluated by plain torch operations: {problem}")
     return problem
+
+
+def _failure(device: torch.device) -> str | None:
+    """What stops the kernel at its largest: degree 3, with features. Out of memory is raised on."""
+    blob = torch.zeros(1, 6 * NUM_FEATURES, device=device)
+    light = Appearance(
+        blob[:, :1], blob[:, :NUM_FEATURES], blob[:, :1], blob, identity_exposure(1, blob)
+    )
+    one = Gaussians(
+        blob[:, :3], blob[:, :4] + 1, blob[:, :3], blob[:, 0], blob[:, :48].view(1, 16, 3),
+        appearance=light,
+    )  # fmt: skip
+    try:
+        kernel = importlib.import_module("rap.splat.color_kernel")
+    except (ImportError, RuntimeError, OSError) as error:
+        return _one_line(error)
+    try:
+        kernel.fused_colors(one, blob[:, :3], light.codes, 3)
+    # Triton's own errors are of no standard kind: a GPU it does not know, too few registers
+    except (
+        kernel.triton.TritonError, ImportError, RuntimeError, OSError, CalledProcessError
+    ) as error:  # fmt: skip
+        if isinstance(error, RuntimeError) and ran_out(error):
+            raise  # says nothing about the kernel, and may pass
+        return _one_line(error)
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or repr(error)
 
 
 def _needs_gradients(

@@ -104,7 +104,7 @@ def in_batches(num: int, size: int, work: Callable[[slice], None]) -> int:
             done += size
             continue
         except RuntimeError as error:
-            if size == 1 or not _ran_out(error):
+            if size == 1 or not ran_out(error):
                 raise
         # outside the handler: the exception keeps the failed call's tensors alive
         size = (size + 1) // 2
@@ -113,7 +113,7 @@ def in_batches(num: int, size: int, work: Callable[[slice], None]) -> int:
     return size
 
 
-def _ran_out(error: RuntimeError) -> bool:
+def ran_out(error: RuntimeError) -> bool:
     """Whether memory is the cause; extensions may report it as a plain CUDA error."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 

@@ -1,5 +1,6 @@
 """Colours per view: appearances by codes, ready-made colours, exposure, and a lower degree."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from subprocess import CalledProcessError
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from rap.splat.render import render
 from rap.splat.tuning import RenderTuning
 
 CAMERA = Camera(40.0, 41.0, 23.0, 19.0, 48, 36)
+CPU = torch.device("cpu")
 
 
 def make_gaussians(num: int, degree: int, device: torch.device) -> Gaussians:
@@ -146,25 +148,73 @@ def test_baked_colours_are_exact_at_their_point(device: torch.device) -> None:
         assert (shown[1] - exact[1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("broken", ["missing", "compiler"])
+class TritonError(Exception):
+    """Stands for Triton's own base of errors, which is no RuntimeError either."""
+
+
+@pytest.fixture
+def failing_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Exception], None]]:
+    """Have the colour kernel fail with an error, once it is tried at its largest."""
+
+    def with_error(error: Exception) -> None:
+        def fails(one: Gaussians, _: Tensor, codes: Tensor | None, degree: int) -> None:
+            assert degree == one.sh_degree == 3
+            assert codes is not None
+            raise error
+
+        kernel = SimpleNamespace(
+            fused_colors=fails, triton=SimpleNamespace(TritonError=TritonError)
+        )
+        monkeypatch.setattr(colors.util, "find_spec", lambda _: object())
+        monkeypatch.setattr(colors.importlib, "import_module", lambda _: kernel)
+        colors.kernel_problem.cache_clear()
+
+    yield with_error
+    colors.kernel_problem.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (CalledProcessError(1, "gcc"), "gcc"),
+        (TritonError("out of resource: registers"), "out of resource: registers"),
+        (RuntimeError("no kernel image\nfor this device"), "no kernel image"),
+    ],
+)
 def test_a_kernel_that_cannot_run_is_named_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+    failing_kernel: Callable[[Exception], None],
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
 ) -> None:
-    """Without Triton, or without what it compiles with, plain torch takes over and says why."""
-
-    def fails(*_: object) -> None:
-        raise CalledProcessError(1, "gcc")
-
-    found = None if broken == "missing" else object()
-    monkeypatch.setattr(colors.util, "find_spec", lambda _: found)
-    kernel = SimpleNamespace(fused_colors=fails)
-    monkeypatch.setattr(colors.importlib, "import_module", lambda _: kernel)
-    colors.kernel_problem.cache_clear()
-    expected = "no triton" if broken == "missing" else "gcc"
+    """Without what Triton compiles with, or on a GPU it fails on, plain torch takes over."""
+    failing_kernel(error)
     for _ in range(2):
-        assert expected in str(colors.kernel_problem(torch.device("cpu")))
-    colors.kernel_problem.cache_clear()
+        problem = colors.kernel_problem(CPU)
+        assert problem is not None
+        assert said in problem
+        assert "\n" not in problem
     assert capsys.readouterr().err.count("plain torch") == 1
+
+
+def test_a_missing_triton_is_named(
+    monkeypatch: pytest.MonkeyPatch, failing_kernel: Callable[[Exception], None]
+) -> None:
+    """Nothing is tried where it is not installed."""
+    failing_kernel(AssertionError())
+    monkeypatch.setattr(colors.util, "find_spec", lambda _: None)
+    assert colors.kernel_problem(CPU) == "no triton installed"
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RuntimeError])
+def test_memory_that_runs_out_says_nothing_about_the_kernel(
+    failing_kernel: Callable[[Exception], None], kind: type[Exception]
+) -> None:
+    """Whoever draws may draw fewer views; the next try asks again."""
+    failing_kernel(kind("Triton Error [CUDA]: out of memory"))
+    for _ in range(2):
+        with pytest.raises(kind, match="out of memory"):
+            colors.kernel_problem(CPU)
 
 
 @pytest.mark.cuda
