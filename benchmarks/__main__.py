@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from benchmarks.harness.verdict import Code
 ROOT = Path(__file__).parent.parent
 INTERRUPTED = 2
 """pytest's own code for it."""
+INTERNAL_ERROR = 3
+"""pytest's, too."""
 
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -36,6 +39,9 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     except SetupError as error:
         sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
         return Code.ENVIRONMENT
+    except Exception:  # noqa: BLE001 (Python's own code for it is 1, which means REGRESSION)
+        traceback.print_exc()
+        return INTERNAL_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED

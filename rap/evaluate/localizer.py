@@ -66,11 +66,14 @@ class Localizer:
     def __call__(self, images: Images) -> Matrices:
         """Poses on the network's device; images may lie there or on the host. Waits for nothing.
 
-        Raises ValueError for images of another size.
+        Raises ValueError for images of another size or type.
         """
-        if images.shape[1:] != (3, *self.network.size):
+        if images.shape[1:] != (3, *self.network.size) or images.dtype != torch.uint8:
             height, width = self.network.size
-            raise ValueError(f"images {tuple(images.shape)} must be [n, 3, {height}, {width}]")
+            raise ValueError(
+                f"images {tuple(images.shape)} of {images.dtype} must be [n, 3, {height}, {width}]"
+                " of torch.uint8"
+            )
         poses = [self._batch(chunk) for chunk in images.split(self.batch_size) if len(chunk)]
         if len(poses) == 1:
             return poses[0]

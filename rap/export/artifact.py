@@ -58,7 +58,13 @@ def _load_aoti(path: Path, device: torch.device) -> Artifact:
             f"{path}: compiled for {details.device}, asked to run on {device.type}; "
             "export it again there, or name the other --device"
         )
-    run = torch._inductor.aoti_load_package(str(path))
+    try:
+        run = torch._inductor.aoti_load_package(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ExportError(
+            f"{path}: cannot be run here ({reason}); export it again on this kind of machine"
+        ) from error
 
     @torch.no_grad()
     def locate(images: UInt8[Tensor, "b 3 h w"]) -> Tensor:
@@ -78,10 +84,13 @@ def _aoti_metadata(path: Path) -> dict[str, str]:
                 for name in archive.namelist()
                 if name.endswith("_metadata.json")
             ]
-    except (OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise ExportError(f"{path}: not an AOTInductor package: {error}") from error
     # Which of the package's files have a table differs between versions of torch.
-    return next((table for table in tables if "format" in table), {})
+    known = [table for table in tables if isinstance(table, dict) and "format" in table]
+    if known and not all(isinstance(value, str) for value in known[0].values()):
+        raise ExportError(f"{path}: not an AOTInductor package: metadata that are not text")
+    return known[0] if known else {}
 
 
 def _load_onnx(path: Path, device: torch.device) -> Artifact:

@@ -214,6 +214,8 @@ def _why_not_recorded(config: Config, device: torch.device) -> str:
         return f"there are no CUDA graphs on {device}"
     if config.train.precision == "fp16":
         return "the gradient scaler of fp16 needs the host"
+    if config.train.checkpointing and (config.model.dropout or config.model.drop_connect):
+        return "checkpointing with dropout asks the generator what a recording cannot tell"
     return ""
 
 

@@ -63,9 +63,21 @@ def load_state(path: Path, learner: Learner, fingerprint: str) -> Progress:
             "the same ones, or start a new run in another folder"
         )
     for name, part in _parts(learner).items():
-        part.load_state_dict(state[name])
+        stored = state[name]
+        if isinstance(part, torch.optim.Optimizer):
+            stored = _run_as_here(stored, part)
+        part.load_state_dict(stored)
     learner.num_steps = state["num_steps"]
     return Progress(**state["progress"])
+
+
+def _run_as_here(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """How steps are run belongs to the device, not to the run: a CPU's file would forbid graphs."""
+    groups = [
+        group | {key: own[key] for key in ("fused", "capturable") if key in own}
+        for group, own in zip(stored["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return stored | {"param_groups": groups}
 
 
 def _parts(learner: Learner) -> dict[str, Any]:

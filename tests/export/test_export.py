@@ -234,7 +234,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     """Each error names the file; nothing of it is run."""
     (tmp_path / "a.pt2").write_bytes(b"no archive")
     (tmp_path / "a.txt").touch()
+    for name, metadata in (("b.pt2", b"\xff\xfe{"), ("c.pt2", b"3"), ("d.pt2", b'{"format": 1}')):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x_metadata.json", metadata)
     for name, message in (
+        ("b.pt2", "not an AOTInductor package"),
+        ("c.pt2", "format None version None"),
+        ("d.pt2", "not an AOTInductor package"),
         ("a.pt2", "not an AOTInductor package"),
         ("a.txt", "accepted are .pt2 and .onnx"),
         ("b.onnx", "no such file; accepted: a .pt2 or .onnx"),
