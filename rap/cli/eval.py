@@ -60,6 +60,8 @@ def run(argv: Sequence[str]) -> int:
     given = [arguments.run, arguments.artifact, arguments.estimates]
     if sum(source is not None for source in given) != 1:
         raise UsageError("give either -p RUN, --artifact FILE or --estimates FILE")
+    if arguments.run is None and (arguments.precision, arguments.execution) != ("fp32", "eager"):
+        raise UsageError("--precision and --execution belong to -p RUN; a file has its own")
     if arguments.estimates is not None and not arguments.estimates.exists():
         raise UsageError(f"{arguments.estimates}: no such file or folder of estimates")
 

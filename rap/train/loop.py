@@ -65,8 +65,9 @@ def train(
     _check_settings(local, device)
     # Until all have looked at the directory, none writes to it.
     ranks.wait()
-    material = prepare(scene, gaussians, config, device)
-    learner = _new_learner(material, config, device)
+    with out_of_memory_explained(local, scene.camera.with_height(config.image.height)):
+        material = prepare(scene, gaussians, config, device)
+        learner = _new_learner(material, config, device)
     if ranks.leads and not resume:
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:

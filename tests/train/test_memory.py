@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from rap.camera import Camera
 from rap.config import Config, LossWeights, ModelConfig, Precision, TrainConfig
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
-from rap.train import execution, memory
+from rap.train import execution, loop, memory
 from rap.train.batches import Batch
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
@@ -78,15 +79,17 @@ def test_larger_images_need_more(tiny_config: Config) -> None:
     assert predicted_bytes(config, large_camera) - of_two > 3.5 * small
 
 
+@pytest.mark.parametrize(("owner", "name"), [(execution, "optimise"), (loop, "prepare")])
 def test_running_out_of_memory_names_what_helps(
-    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    owner: ModuleType, name: str,
+) -> None:  # fmt: skip
     """One error: precision, checkpointing and micro-batches, each with its prediction."""
 
-    def exhausted(*_: object) -> None:
+    def exhausted(*_: object, **_named: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
-    monkeypatch.setattr(execution, "optimise", exhausted)
+    monkeypatch.setattr(owner, name, exhausted)
     weights = replace(tiny_config.weights, view=0.0)
     with pytest.raises(TrainingError) as caught:
         train(tiny_scene, None, replace(tiny_config, weights=weights), tmp_path / "run",
