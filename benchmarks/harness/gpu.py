@@ -70,6 +70,10 @@ def _processes(nvml: ModuleType, handle: object) -> dict[int, float | None]:
     return {process.pid: getattr(process, "usedGpuMemory", None) for process in listed}
 
 
+FAMILY = "BENCHMARK_FAMILY_PIDS"
+"""In the environment: processes of ours on the GPU, the one that started us among them."""
+
+
 class Gpu:
     """One GPU through NVML. `nvml` is the module, handed in so that tests can play it.
 
@@ -82,11 +86,17 @@ class Gpu:
         found = None if uuid is None else self._ask(lambda: nvml.nvmlDeviceGetHandleByUUID(uuid))
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0) if found is None else found
         self._own: frozenset[int] = frozenset()
+        started_by = os.environ.get(FAMILY, "")
+        self._elders = frozenset(int(pid) for pid in started_by.split(",") if pid.isdigit())
         listed = self.sample().processes
         # In a container the list holds pids of the host: then ours is the one that has appeared
         # since `before`, or the only one.
         alone = listed if len(listed) == 1 else frozenset()
         self._own = frozenset({os.getpid()}) & listed or listed - before or alone
+
+    def family(self) -> str:
+        """What a process that we start must find as `FAMILY`: it is no stranger to it that we wait."""
+        return ",".join(map(str, sorted(self._own | self._elders)))
 
     def power_limit_w(self) -> float | None:
         """The enforced power limit: two boards of one model with other limits are two machines."""
@@ -119,7 +129,7 @@ class Gpu:
 
     def foreign(self, sample: Sample) -> frozenset[int]:
         """Processes on this GPU that are not ours."""
-        return sample.processes - self._own
+        return sample.processes - self._own - self._elders
 
     def _ask(self, query: Callable[[], T]) -> T | None:
         try:

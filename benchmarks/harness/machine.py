@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.harness.gpu import Gpu, listed_processes, load_nvml
+from benchmarks.harness.gpu import FAMILY, Gpu, listed_processes, load_nvml
 from benchmarks.harness.subject import PACKAGE
 
 STAMP = ".commit"
@@ -96,6 +96,8 @@ def _with_gpu(host: Machine) -> tuple[Machine, Gpu | None]:
     uuid = getattr(properties, "uuid", None)
     name = None if uuid is None else f"GPU-{uuid}"
     gpu = None if nvml is None else Gpu(nvml, name, before)
+    if gpu is not None:
+        os.environ[FAMILY] = gpu.family()  # for the fresh processes in which we measure again
     versions = host.versions | {"cuda": str(torch.version.cuda)}
     if gpu is not None:
         versions["driver"] = gpu.driver() or "unknown"

@@ -13,6 +13,7 @@ from benchmarks.harness import faults, memory
 from benchmarks.harness.cache import last_level_cache_bytes
 from benchmarks.harness.canary import Canaries, average
 from benchmarks.harness.gpu import (
+    FAMILY,
     Gpu,
     Sample,
     facts,
@@ -119,6 +120,18 @@ def test_lone_process_is_ours() -> None:
     """CUDA may have been in use before the harness looked."""
     gpu = Gpu(play_nvml([71]), None, frozenset({71}))
     assert why_invalid(gpu, [gpu.sample()]) == []
+
+
+def test_who_started_us_is_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that measures again in a fresh process still holds the GPU itself."""
+    parent = Gpu(play_nvml([71]), None, frozenset())
+    nvml = play_nvml([71, 90])
+    stranger = Gpu(nvml, None, frozenset({71}))
+    assert why_invalid(stranger, [stranger.sample()]) == ["another process on the GPU: pid 71"]
+    monkeypatch.setenv(FAMILY, parent.family())
+    child = Gpu(nvml, None, frozenset({71}))
+    assert why_invalid(child, [child.sample()]) == []
+    assert child.family() == "71,90"
 
 
 def test_hardware_throttle_invalidates_and_power_cap_does_not() -> None:
