@@ -95,7 +95,7 @@ class Gpu:
         self._own = frozenset({os.getpid()}) & listed or listed - before or alone
 
     def family(self) -> str:
-        """What a process that we start must find as `FAMILY`: it is no stranger to it that we wait."""
+        """What a process that we start must find as `FAMILY`, so that we are no stranger to it."""
         return ",".join(map(str, sorted(self._own | self._elders)))
 
     def power_limit_w(self) -> float | None:
