@@ -64,12 +64,12 @@ def test_clearly_fine_time_is_done(seconds: float) -> None:
     assert screened(toy("step_a", time_s=seconds)).suspects == ()
 
 
-def test_slower_machine_is_taken_out_first() -> None:
-    """Canaries that are as much slower excuse a time."""
+def test_slower_machine_excuses_nothing() -> None:
+    """Canaries that are as much slower may be noise, or a thread that the change left running."""
     stored = replace(STORED[0], canary={"wall.copy": 1.0})
     now = replace(toy("step_a", time_s=1.1), canary={"wall.copy": 1.1})
     found = screen(session(now), baseline(stored), ALL, selected=True)
-    assert found.suspects == ()
+    assert found.suspects == ("step_a",)
 
 
 def test_new_benchmark_is_compared_with_the_base() -> None:
