@@ -115,11 +115,13 @@ def test_gate_that_did_not_run_is_red(tmp_path: Path) -> None:
     """Nothing handed over, or two results where one is expected."""
     page = tmp_path / "page.md"
     assert report(tmp_path / "nothing", page).startswith("state=failure\n")
-    assert page.read_text(encoding="utf-8") == "## The gate did not run\n"
+    assert page.read_text(encoding="utf-8") == "## The gate: the gate did not run\n"
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "screen.json").write_text("{}", encoding="utf-8")
+    page.unlink(missing_ok=True)
     assert "more than one result" in report(tmp_path, page)
+    assert "more than one result" in page.read_text(encoding="utf-8")
 
 
 def test_unknown_machine_is_red(tmp_path: Path) -> None:
