@@ -27,7 +27,7 @@ _WARPS = 4
 _BASE = tl.constexpr(harmonics.BASE)
 _ONE = tl.constexpr(harmonics.ONE)
 _TWO_XY, _TWO_ZZ, _TWO_XX = (tl.constexpr(value) for value in harmonics.TWO)
-_THREE_XXX, _THREE_XYZ, _THREE_XZZ, _THREE_ZZZ, _THREE_ZXX = (
+_THREE_CUBIC, _THREE_XYZ, _THREE_XZZ, _THREE_ZZZ, _THREE_ZXX = (
     tl.constexpr(value) for value in harmonics.THREE
 )
 _SMALL = tl.constexpr(1e-12)
@@ -150,7 +150,7 @@ def _colors(  # noqa: PLR0915 (one kernel: a statement for each load)
             color += _TWO_ZZ * k6 * (2.0 * zz - xx - yy) + _TWO_XX * k8 * (xx - yy)
         if DEGREE >= 3:
             color += _THREE_XYZ * k10 * x * y * z + _THREE_ZXX * k14 * z * (xx - yy)
-            color -= _THREE_XXX * (k9 * y * (3.0 * xx - yy) + k15 * x * (xx - 3.0 * yy))
+            color -= _THREE_CUBIC * (k9 * y * (3.0 * xx - yy) + k15 * x * (xx - 3.0 * yy))
             color -= _THREE_XZZ * (k11 * y + k13 * x) * (4.0 * zz - xx - yy)
             color += _THREE_ZZZ * k12 * z * (2.0 * zz - 3.0 * xx - 3.0 * yy)
         if NUM_FEATURES > 0:

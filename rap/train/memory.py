@@ -2,7 +2,7 @@
 
     peak = parameters · (4 weights + 4 gradients + 8 moments + 4 average) bytes
          + batch · (1, or 2 when recorded)
-         + images of a micro-batch · kept bytes of one image · SHARE[execution]
+         + images of a micro-batch · kept bytes of one image
          + WORKSPACE
 
 What the backward pass keeps of an image is not modelled but counted: one image and two go through
@@ -32,8 +32,6 @@ from rap.train.errors import TrainingError
 from rap.train.step import needs_features
 
 GIB = 2**30
-SHARE = {"eager": 1.0, "compiled": 1.0, "graphed": 1.0}
-"""Of the counted bytes that a step really holds at its peak: a compiler recomputes some."""
 WORKSPACE = 200 * 2**20
 """Libraries' workspaces, gradients in flight and the discriminator."""
 
@@ -123,7 +121,7 @@ def _peak(config: Config, kept: Kept, num_pixels: int) -> int:
     per_image = kept.inputs + kept.largest if train.checkpointing else kept.whole
     state = kept.num_parameters * (4 + 4 + 8 + 4 * bool(train.ema_decay)) + kept.weights
     batch = num_images * num_pixels * 12 * (2 if train.execution == "graphed" else 1)
-    return round(state + batch + at_once * per_image * SHARE[train.execution]) + WORKSPACE
+    return round(state + batch + at_once * per_image) + WORKSPACE
 
 
 def _renders(config: Config) -> bool:

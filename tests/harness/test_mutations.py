@@ -22,25 +22,9 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.verdict import Code
+from tests.harness.toy_policy import POLICY
 
 ROOT = Path(__file__).resolve().parents[2]
-POLICY = """
-[metric.time_s]
-family = "time"
-better = "lower"
-relative = 0.25
-confirm = 0.15
-
-[metric.error_m]
-family = "accuracy"
-better = "lower"
-relative = 0.1
-
-[[benchmark]]
-name = "step*"
-owner = "Ada"
-metrics = ["time_s", "error_m"]
-"""
 STEP = Record("step", "n", metrics={"time_s": 1.0, "error_m": 0.1}, counters={"launches": 3})
 OTHER = dataclasses.replace(STEP, id="step_b")
 Content = dict[str, Any]

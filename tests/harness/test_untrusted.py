@@ -16,24 +16,8 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.verdict import Code
+from tests.harness.toy_policy import POLICY
 
-POLICY = """
-[metric.time_s]
-family = "time"
-better = "lower"
-relative = 0.25
-confirm = 0.15
-
-[metric.error_m]
-family = "accuracy"
-better = "lower"
-relative = 0.1
-
-[[benchmark]]
-name = "step*"
-owner = "Ada"
-metrics = ["time_s", "error_m"]
-"""
 MACHINE = Machine("cpu", "Toy CPU", 2, 2**33, "none", {"python": "3.11"})
 STEP = Record(
     "step", "n", metrics={"time_s": 1.0, "error_m": 0.1}, samples={"error_m": (0.1, 0.2)},
