@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import paths, workloads
 from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
-from rap.config import Execution, Precision
+from rap.config import Config, Execution, Precision
 from rap.scene import Scene
 from rap.train.execution import Runner
 from rap.train.step import optimise
@@ -21,10 +22,11 @@ ROUNDING = 1e-5
 
 
 def by_default(
-    batch_size: int, precision: str, execution: str, channels_last: bool, checkpointing: bool
-) -> bool:
+    batch_size: int, precision: str, execution: str, channels_last: bool, checkpointing: bool,
+    micro_batches: int,
+) -> bool:  # fmt: skip
     """Each switch alone; compiling takes most of a minute, so few cases do."""
-    if precision not in ("fp32", "bf16") or checkpointing:
+    if precision not in ("fp32", "bf16") or checkpointing or micro_batches > 1:
         return False
     if execution == "eager":
         return not channels_last or (batch_size, precision) == (8, "bf16")
@@ -33,41 +35,53 @@ def by_default(
 
 
 def possible(
-    _batch_size: int, precision: str, execution: str, channels_last: bool, checkpointing: bool
-) -> bool:
-    """The gradient scaler of fp16 is not recorded; what is slow to compile, in one layout only."""
+    _batch_size: int, precision: str, execution: str, channels_last: bool, checkpointing: bool,
+    micro_batches: int,
+) -> bool:  # fmt: skip
+    """The gradient scaler of fp16 is not recorded; what is slow to compile, in one layout only.
+
+    What saves memory is compared where a small GPU would use it, and plainly.
+    """
     if (precision, execution) == ("fp16", "graphed"):
         return False
-    return channels_last or (execution == "eager" and not checkpointing)
+    plain = (precision, execution, channels_last) == ("fp32", "eager", False)
+    if micro_batches > 1:
+        return plain or (precision == "bf16" and channels_last and execution != "compiled")
+    return channels_last or plain or (execution == "eager" and not checkpointing)
 
 
 CASES = [case for case in combine(
     axis([8, 64], full=[16, 32]), axis(["fp32"], cuda=["bf16", "tf32", "fp16"]),
     axis(["eager"], cuda=["compiled", "graphed"]), axis([False], cuda=[True]),
-    axis([False], full=[True]),
+    axis([False], full=[True]), axis([1], full=[4]),
     default=by_default,
 ) if possible(*case.values)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "precision", "execution", "channels_last", "checkpointing"), CASES
+    ("batch_size", "precision", "execution", "channels_last", "checkpointing", "micro_batches"),
+    CASES,
 )
 def bench_train_step(
     measure: Measure, device: torch.device, scale: Scale, scene: Scene,
     batch_size: int, precision: Precision, execution: Execution, channels_last: bool,
-    checkpointing: bool,
+    checkpointing: bool, micro_batches: int,
 ) -> None:  # fmt: skip
-    """Three images per item of the batch; the first step's terms are those of plain fp32."""
+    """Three images per item of the batch; the first step's terms are those of plain fp32.
+
+    Of the same parts: a feature loss and the discriminator's step are of a part of the batch.
+    """
     config = workloads.training_config(
         scale, precision, execution=execution, channels_last=channels_last
     )
-    config = replace(config, train=replace(config.train, checkpointing=checkpointing))
+    config = split(config, micro_batches, checkpointing=checkpointing)
     batch = workloads.training_batch(scene, batch_size, scale, device)
     compiled = execution != "eager"
     with paths.compiler(compiled) as compilation:
         learner = workloads.learner(config, device)
         runner = Runner(learner, config, device)
         trunk = [] if compiled else paths.first_arithmetic(learner.regressor.trunk)
+        sizes = [] if compiled else passes(learner.regressor)
         result = measure(lambda: runner(batch, 1.0), items=len(batch.images), unit="images")
         expected = paths.ONE_GRAPH if compiled else paths.NOT_COMPILED
         result.check(compilation() == expected, f"{compilation()} instead of {expected}")
@@ -77,7 +91,9 @@ def bench_train_step(
     if not compiled:
         arithmetic = replace(paths.ARITHMETIC[precision], channels_last=channels_last)
         result.check(trunk == [arithmetic], f"the trunk computed in {trunk}")
-    plain = workloads.training_config(scale)
+        expected_sizes = learner.num_steps * micro_batches * [len(batch.images) // micro_batches]
+        result.check(sizes == expected_sizes, f"images of the passes: {sizes[:8]}")
+    plain = split(workloads.training_config(scale), micro_batches)
     reference = optimise(workloads.learner(plain, device), batch, plain, 1.0)
     result.check(set(result.first) == TERMS, f"terms {set(result.first)}")
     difference = max(
@@ -91,3 +107,16 @@ def bench_train_step(
         result.check(difference > ROUNDING, f"fp32 in disguise: differs by {difference:.1e} only")
     if measure.timed:
         result.check(result.value["pose"] < result.first["pose"], "no step lowers the pose loss")
+
+
+def split(config: Config, micro_batches: int, *, checkpointing: bool = False) -> Config:
+    """The same training with what saves memory."""
+    train = replace(config.train, micro_batches=micro_batches, checkpointing=checkpointing)
+    return replace(config, train=train)
+
+
+def passes(network: nn.Module) -> list[int]:
+    """The number of images of every forward pass from now on."""
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    return sizes
