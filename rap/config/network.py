@@ -139,6 +139,8 @@ class TrainConfig:
     """Keep images and convolution weights channels-last in memory; same values, faster on a GPU."""
     validation_fraction: float = 0.1
     """Share of the training photographs held out, in contiguous blocks, to choose the weights."""
+    validation_block: int = 0
+    """Photographs in each such block; 0: up to five blocks, of 8 or more where that many are."""
     validate_every: int = 1
     """Epochs between validations."""
     save_every: int = 1
@@ -153,5 +155,6 @@ class TrainConfig:
         at_least(self, "train", 1, "validate_every", "save_every")
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
+        at_least(self, "train", 0, "validation_block")
         in_range(self, "train", 0, 1, "augment_vignette")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

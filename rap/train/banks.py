@@ -39,20 +39,24 @@ class Material:
     """Redraws views beside the steps, where the settings ask for it."""
 
 
-def held_out_mask(num: int, fraction: float) -> list[bool]:
+def held_out_mask(num: int, fraction: float, block: int = 0) -> list[bool]:
     """Which training photographs validate: contiguous blocks, evenly spread.
 
     Neighbouring video frames are near duplicates, so single held-out frames would be scored by
-    memory; the block's inner frames have no twin in training.
+    memory; the block's inner frames have no twin in training. Blocks are of about `block`
+    photographs; 0 leaves their size to the number held out.
     """
     num_held = round(num * fraction)
     if num_held == 0:
         return [False] * num
-    num_blocks = min(max(1, num_held // 8), 5) if num_held >= 8 else min(3, num_held)
+    if block:
+        num_blocks = min(num_held, max(1, round(num_held / block)))
+    else:
+        num_blocks = min(max(1, num_held // 8), 5) if num_held >= 8 else min(3, num_held)
     mask = [False] * num
-    for block in range(num_blocks):
-        size = num_held // num_blocks + (block < num_held % num_blocks)
-        start = round((block + 0.5) * num / num_blocks - size / 2)
+    for index_of_block in range(num_blocks):
+        size = num_held // num_blocks + (index_of_block < num_held % num_blocks)
+        start = round((index_of_block + 0.5) * num / num_blocks - size / 2)
         for index in range(max(0, start), min(num, start + size)):
             mask[index] = True
     return mask
@@ -65,7 +69,10 @@ def prepare(
     _check_views(gaussians, config)
     camera = scene.camera.with_height(config.image.height)
     images = decode(scene.train, camera, config.image.num_workers, config.image.cache_dir)
-    mask = torch.tensor(held_out_mask(len(scene.train), config.train.validation_fraction))
+    train = config.train
+    mask = torch.tensor(
+        held_out_mask(len(scene.train), train.validation_fraction, train.validation_block)
+    )
     all_poses = poses(scene.train).float()
     train_images, train_poses = images[~mask], all_poses[~mask]
     photographs = _bank(train_images, train_poses, config, device)
@@ -211,21 +218,23 @@ def _known_light(
 ) -> tuple[Gaussians, Shots]:
     """Gaussians without the light of held-out photographs, and shots of the others in their own.
 
-    A splat that was fitted to another number of photographs keeps all its light, of which nobody
-    knows whose it is: the photographs are shown in the mean appearance then.
+    A splat may have been fitted to all photographs or to those not held out. One that was fitted to
+    another number keeps all its light, of which nobody knows whose it is: the photographs are
+    shown in the mean appearance then.
     """
     light = gaussians.appearance
     if light is None:
         return gaussians, Shots(train_poses)
-    if light.num_images != len(held_out):
+    if light.num_images not in (len(held_out), len(train_poses)):
         log.warn(
             f"the splat knows the light of {light.num_images} photographs, but the scene has "
             f"{len(held_out)} to train on: their renderings show the mean light, and new light "
             "may mix that of held-out ones; fit the splat to this scene"
         )
         return gaussians, Shots(train_poses)
-    kept = (~held_out).to(train_poses.device)
-    light = replace(light, codes=light.codes[kept], exposure=light.exposure[kept])
+    if light.num_images == len(held_out):
+        kept = (~held_out).to(train_poses.device)
+        light = replace(light, codes=light.codes[kept], exposure=light.exposure[kept])
     codes = light.codes if light.num_codes else None
     return replace(gaussians, appearance=light), Shots(train_poses, codes, light.exposure)
 

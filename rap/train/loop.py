@@ -210,6 +210,7 @@ def _validate(
     due = (epoch + 1) % train.validate_every == 0 or epoch + 1 == train.epochs
     if not due or len(material.held_out_images) == 0:
         return None
+    start = time.perf_counter()
     device = material.banks.photographs.poses.device
     predicted = predict_shared(
         learner.scored, material.held_out_images, device, precision=train.precision
@@ -220,6 +221,7 @@ def _validate(
         "validation_translation_m": summary.median_translation_m,
         "validation_rotation_deg": summary.median_rotation_deg,
         "validation_score": current,
+        "validation_seconds": round(time.perf_counter() - start, 4),
     }
     if current < progress.best_score:
         progress.best_score, progress.best_epoch = current, epoch

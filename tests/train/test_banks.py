@@ -55,9 +55,11 @@ def test_light_of_other_photographs_is_not_taken(
 ) -> None:
     """A splat that was fitted to another number of photographs shows the mean light, and says so.
 
-    One that fits says nothing.
+    One that fits all of them, or those not held out, says nothing.
     """
     known = rendered(tiny_scene, lit(tiny_splat, NUM), tiny_config)
+    without_held_out = rendered(tiny_scene, lit(tiny_splat, NUM - 2), tiny_config)
+    assert not torch.equal(without_held_out, rendered(tiny_scene, tiny_splat, tiny_config))
     assert "light" not in capsys.readouterr().err
     foreign = rendered(tiny_scene, lit(tiny_splat, NUM + 1), tiny_config)
     assert torch.equal(foreign, rendered(tiny_scene, tiny_splat, tiny_config))

@@ -47,6 +47,17 @@ def test_held_out_blocks_are_contiguous_and_of_the_right_size(num: int, fraction
     assert starts <= 5
 
 
+@pytest.mark.parametrize(("num", "fraction", "block", "sizes"), [
+    (350, 2 / 7, 50, [50, 50]), (350, 0.2, 30, [35, 35]), (20, 0.25, 1, [1] * 5), (9, 0.4, 9, [4]),
+])  # fmt: skip
+def test_held_out_blocks_can_be_given_a_size(
+    num: int, fraction: float, block: int, sizes: list[int]
+) -> None:
+    """As many blocks of about that size as the share holds."""
+    mask = "".join("x" if held else "." for held in held_out_mask(num, fraction, block))
+    assert [len(part) for part in mask.split(".") if part] == sizes
+
+
 def test_a_run_leaves_everything_that_its_readers_need(
     tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
 ) -> None:
