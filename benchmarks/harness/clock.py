@@ -18,6 +18,8 @@ WarmUp = Literal["verified", "fixed", "unsteady"]
 SHORT_S = 200e-6
 """Work below this is batched: one synchronisation (or clock reading) for many calls."""
 BATCH_S = 2e-3
+LOOK_EVERY_S, LOOK_EVERY_ROUNDS = 0.5, 10
+"""How much lies between two looks at a device under load, at least."""
 AGREEMENT = 0.005
 """Largest relative difference between the medians of two windows that counts as steady."""
 
@@ -113,6 +115,23 @@ class Loop(Generic[T]):
     step: Callable[[], T]
     clock: Clock[T]
     before_round: Callable[[], object] | None = None
+    look: Callable[[], object] | None = None
+    """Looks at the device after the warm-up, beside long rounds and after them; nothing is timed
+    while it does."""
+
+    def look_under_load(self, calls: int) -> None:
+        """Queue the work of one more round and look; the next round waits for it before it starts.
+
+        So no timed round pays for the look, and what it shows is the device at this work. Not more
+        than a round is queued: memory that waits for another stream would add up.
+        """
+        if self.look is None:
+            return
+        if self.before_round is not None:
+            self.before_round()
+        for _ in range(calls):
+            self.step()
+        self.look()
 
     def round(self, calls: int) -> tuple[T, Round]:
         """One round of `calls` calls."""
@@ -146,7 +165,9 @@ def take(
     if rounds is None:
         calls = loop.batch(estimate)
         warm_up = _warm_up(loop, budget, calls, estimate)
+    loop.look_under_load(calls)
     taken, last = _rounds(loop, budget, rounds, calls)
+    loop.look_under_load(calls)
     return Timing(tuple(taken), opening.wall_s, warm_up, first, last)
 
 
@@ -173,8 +194,13 @@ def steady(times: list[float], window: int) -> bool:
 def _rounds(loop: Loop[T], budget: Budget, rounds: int | None, calls: int) -> tuple[list[Round], T]:
     value, taken = loop.round(calls)
     kept = [taken]
-    start = time.perf_counter() - taken.wall_s * calls
+    looked, unseen = time.perf_counter(), 1
+    start = looked - taken.wall_s * calls
     while not _enough(len(kept), time.perf_counter() - start, budget, rounds):
+        if unseen >= LOOK_EVERY_ROUNDS and time.perf_counter() - looked >= LOOK_EVERY_S:
+            loop.look_under_load(calls)
+            looked, unseen = time.perf_counter(), 0
+        unseen += 1
         value, taken = loop.round(calls)
         kept.append(taken)
     return kept, value

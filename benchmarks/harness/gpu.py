@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
+from benchmarks.harness.statistics import median
+
 T = TypeVar("T")
+
+MIN_ENERGY_S = 0.5
+"""Boards renew their energy counter every 20 to 100 ms: over a shorter span than this it could be
+off by more than a fifth."""
 
 # nvml.h, nvmlClocksEventReason*: the bits under which a number is invalid, not slow, come first.
 HARDWARE_THROTTLE = {0x08: "hw_slowdown", 0x40: "hw_thermal", 0x80: "hw_power_brake"}
@@ -107,16 +113,21 @@ class Gpu:
         """The driver's version."""
         return self._ask(lambda: self._nvml.nvmlSystemGetDriverVersion())
 
-    def sample(self) -> Sample:
-        """Clocks, power, temperature, throttle reasons and processes, now."""
+    def sample(self, *, with_processes: bool = True) -> Sample:
+        """Clocks, throttle reasons, power, temperature and processes, now.
+
+        What changes first when work ends is asked first.
+        """
         nvml, handle = self._nvml, self._handle
+        sm_clock = self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
+        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
         power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         energy = self._ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-        processes = _processes(nvml, handle)
+        taken_s = time.perf_counter()
+        processes = _processes(nvml, handle) if with_processes else {}
         held = [size for pid, size in processes.items() if pid in self._own and size]
         return Sample(
-            self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            sm_clock,
             self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             None if power is None else power / 1000,
             self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
@@ -124,7 +135,7 @@ class Gpu:
             frozenset(processes),
             None if energy is None else energy / 1000,
             max(held, default=None),
-            time.perf_counter(),
+            taken_s,
         )
 
     def foreign(self, sample: Sample) -> frozenset[int]:
@@ -139,19 +150,31 @@ class Gpu:
 
 
 def facts(samples: Sequence[Sample]) -> dict[str, float]:
-    """The means of what was sampled and the power that the energy says, under names with units."""
+    """The medians of what was sampled, of temperature and memory the highest; names with units.
+
+    A single look that fell into a pause says nothing about the others.
+    """
     fields = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")
     told = {f: [v for s in samples if (v := getattr(s, f)) is not None] for f in fields}
-    found = {field: sum(values) / len(values) for field, values in told.items() if values}
+    found = {field: median(values) for field, values in told.items() if values}
+    if told["temperature_c"]:
+        found["temperature_c"] = max(told["temperature_c"])
     held = [sample.process_bytes for sample in samples if sample.process_bytes is not None]
     if held:
         found["process_gpu_bytes"] = max(held)
-    first, last = samples[0], samples[-1]
-    span = last.taken_s - first.taken_s
-    if first.energy_j is not None and last.energy_j is not None and span > 0:
-        # Two looks at the power meter are moments; the energy between them is all of it.
-        found["mean_power_w"] = (last.energy_j - first.energy_j) / span
     return found
+
+
+def mean_power(first: Sample, last: Sample) -> dict[str, float]:
+    """The power that the energy between two looks says; none over a span too short for it.
+
+    Two looks at the power meter are moments; the energy between them is all of it. But its counter
+    moves in ticks: a step of 5 ms between two of them has had none, or ten times its own.
+    """
+    span = last.taken_s - first.taken_s
+    if first.energy_j is None or last.energy_j is None or span < MIN_ENERGY_S:
+        return {}
+    return {"mean_power_w": (last.energy_j - first.energy_j) / span}
 
 
 def held_back(samples: Sequence[Sample]) -> str:

@@ -8,19 +8,22 @@ def bench_train_step(measure: Measure, batch_size: int) -> None:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import pytest
 
-from benchmarks.harness import faults, gpu
+from benchmarks.harness import faults
 from benchmarks.harness.cache import Flush
 from benchmarks.harness.canary import Canaries, average
 from benchmarks.harness.clock import BUDGETS, Loop, Round, Timing, cuda_clock, host_clock, take
 from benchmarks.harness.counting import CallCounter, compiled_graphs, graphs_since
+from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import CacheState, ClockName, Record
 from benchmarks.harness.statistics import log_median, median, median_half_width, quantile
+from benchmarks.harness.watch import Watch
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ class Stage:
     """What the session lends to a timed benchmark."""
 
     canaries: Canaries
-    gpu: gpu.Gpu | None
+    gpu: Gpu | None
     memory: MemoryWatch
     replay: Callable[[Sequence[float]], None]
     """Hands the gated times to pytest-benchmark."""
@@ -181,7 +184,7 @@ class Measure:
         before_round: Callable[[], object] | None,
         stage: Stage,
     ) -> Timing[T]:
-        samples: list[gpu.Sample] = []
+        watch = None if stage.gpu is None else Watch(stage.gpu)
         canary = stage.canaries.sing()
         if self.record.cache == "cold":
             flush = Flush(self.device, before_round)
@@ -189,8 +192,6 @@ class Measure:
             before_round = flush
 
         def rehearsed() -> None:
-            if stage.gpu is not None:
-                samples.append(stage.gpu.sample())
             share = self._faults.percent("memory", self.record.id) / 100
             if share > 0:
                 # freed at once: the peak keeps it, and the rounds do not come on top of it
@@ -199,20 +200,18 @@ class Measure:
 
         clock = cuda_clock if self.device == "cuda" else host_clock
         slow = faults.slowed(step, self._faults, self.record.id, self.device)
-        timing = take(Loop(slow, clock, before_round), BUDGETS[self.device], rounds, rehearsed)
-        notes = list(stage.memory.notes)
-        if stage.gpu is not None:
-            samples.append(stage.gpu.sample())
-            self._note_gpu(stage.gpu, samples)
-            notes += filter(None, [gpu.held_back(samples)])
+        loop = Loop(slow, clock, before_round, None if watch is None else watch.look)
+        once = watch if rounds == 1 else None
+        with nullcontext() if once is None else once.through():
+            timing = take(loop, BUDGETS[self.device], rounds, rehearsed)
+        notes = [*self.record.notes, *stage.memory.notes]
+        if watch is not None:
+            self.record = replace(self.record, facts=watch.facts(), invalid=watch.why_invalid())
+            notes += filter(None, [watch.held_back()])
         metrics = {**self.record.metrics, **stage.memory.read()}
         canary = average(canary, stage.canaries.sing())
         self.record = replace(self.record, metrics=metrics, canary=canary, notes=tuple(notes))
         return timing
-
-    def _note_gpu(self, watched: gpu.Gpu, samples: Sequence[gpu.Sample]) -> None:
-        invalid = tuple(gpu.why_invalid(watched, samples))
-        self.record = replace(self.record, facts=gpu.facts(samples), invalid=invalid)
 
     def _note_times(self, timing: Timing[T], stage: Stage) -> None:
         times = gated_times(timing.rounds, on_gpu=self.record.clock == "gpu")

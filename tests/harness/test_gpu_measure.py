@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.harness.canary import Canaries
+from benchmarks.harness.clock import BUDGETS, Loop, cuda_clock, take
 from benchmarks.harness.faults import Fault, Faults
 from benchmarks.harness.machine import slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
@@ -97,6 +98,15 @@ def test_gpu_is_watched(copies: Callable[[], torch.Tensor]) -> None:
     record = measured(copies)
     assert record.facts["sm_clock_mhz"] > 0
     assert not [reason for reason in record.invalid if "process" in reason]
+
+
+def test_looks_find_the_gpu_at_work(copies: Callable[[], torch.Tensor]) -> None:
+    """Work is still queued when a look begins, and a look's clock is not an idle one."""
+    idle: list[bool] = []
+    loop = Loop(copies, cuda_clock, look=lambda: idle.append(torch.cuda.current_stream().query()))
+    take(loop, BUDGETS["cuda"], None, lambda: None)
+    assert idle
+    assert not any(idle)
 
 
 def test_gpu_canaries_have_gpu_spans() -> None:

@@ -19,6 +19,7 @@ from benchmarks.harness.gpu import (
     facts,
     held_back,
     listed_processes,
+    mean_power,
     throttle_names,
     why_invalid,
 )
@@ -83,10 +84,28 @@ def test_power_over_a_benchmark_is_its_energy_over_its_time() -> None:
         Sample(None, None, None, None, 0, frozenset(), energy_j=joules, taken_s=seconds)
         for joules, seconds in ((100.0, 1.0), (400.0, 2.5))
     )
-    assert facts([before, after]) == {"mean_power_w": 200.0}
+    assert mean_power(before, after) == {"mean_power_w": 200.0}
     gpu = Gpu(play_nvml([]), None, frozenset())
     samples = [gpu.sample(), gpu.sample()]
     assert samples[1].energy_j == pytest.approx((samples[0].energy_j or 0) + 2)
+
+
+def test_no_power_over_less_than_a_few_ticks_of_the_meter() -> None:
+    """A step of 5 ms between two ticks took nothing, or ten times its own energy."""
+    before, after = (
+        Sample(None, None, None, None, 0, frozenset(), energy_j=joules, taken_s=seconds)
+        for joules, seconds in ((100.0, 1.0), (140.0, 1.04))
+    )
+    assert mean_power(before, after) == {}
+    assert mean_power(before, dataclasses.replace(after, energy_j=None, taken_s=9.0)) == {}
+
+
+def test_facts_are_medians_and_the_highest_temperature() -> None:
+    """A look that fell into a pause says nothing about the others."""
+    sample = Gpu(play_nvml([]), None, frozenset()).sample()
+    odd = dataclasses.replace(sample, sm_clock_mhz=345.0, temperature_c=71.0)
+    told = facts([odd, sample, sample])
+    assert (told["sm_clock_mhz"], told["temperature_c"]) == (1980, 71)
 
 
 def test_memory_that_the_driver_counts_is_our_process_s() -> None:
