@@ -7,7 +7,10 @@ on the data is no exact one and is left out, with a note.
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from benchmarks.harness.record import Record
 
 KINDS = {
     "launches": ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch"),
@@ -19,6 +22,7 @@ KINDS = {
 }  # fmt: skip
 """Starts of the names of CUDA's calls. A replayed graph is one launch, as for the host."""
 Calls = Mapping[str, int]
+NOT_COUNTED = "CUDA calls were not counted"
 
 
 class CountingError(ValueError):
@@ -104,3 +108,24 @@ def graphs_since(before: Mapping[str, int]) -> dict[str, int]:
     """What was compiled meanwhile (a recompilation is one graph more); empty for eager code."""
     found = {name: num - before.get(name, 0) for name, num in compiled_graphs().items()}
     return found if any(found.values()) else {}
+
+
+def joined(record: Record, counted: Record | None, problem: str) -> Record:
+    """A timed record with the counts that another process took, or with the reason for none.
+
+    `counted` is that process's record; without one, the last line of `problem` says why.
+    """
+    if record.outcome != "passed" or (counted is not None and counted.outcome == "skipped"):
+        return record
+    if counted is None or counted.outcome != "passed":
+        last = (problem.splitlines() or ["its process gave no record of it"])[-1]
+        reason = last if counted is None else f"{record.id}: {counted.reason}"
+        return replace(record, notes=(*record.notes, f"{NOT_COUNTED}: {reason}"))
+    counters = {**record.counters, **counted.counters}
+    return replace(record, counters=counters, notes=(*record.notes, *counted.notes))
+
+
+def why_not_counted(name: str, records: Iterable[Record]) -> str:
+    """The first note that says why a counter is missing; empty where none does."""
+    notes = (note for record in records for note in record.notes)
+    return next((note for note in notes if note.startswith((f"{name}: ", NOT_COUNTED))), "")

@@ -5,16 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.blocks import Side
+from benchmarks.harness.known import Known
+from benchmarks.harness.counting import why_not_counted
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
 from benchmarks.harness.rules import Case, Finding, Status, impossible, judge_metric
 from benchmarks.harness.statistics import median, t_quantile
 from benchmarks.harness.verdict import not_passed
 
-LACKING = (
-    "AttributeError", "ImportError", "LookupError", "ModuleNotFoundError", "NameError", "TypeError",
-)  # fmt: skip
-"""What using a name that the base does not have yet looks like."""
+FAILED = {
+    "errored": "crashed in the base arm",
+    "wrong": "gave a wrong answer in the base arm",
+    "skipped": "was skipped in the base arm",
+}
+WAY_OUT = "what only the head can run needs a name of its own, in a file of its own"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Evidence:
     base: tuple[Record, ...]
     head: tuple[Record, ...]
     device: str
+    known: Known | None = None
+    """What the base knows; None: everything, so that nothing may be new."""
 
     @property
     def measured(self) -> bool:
@@ -58,26 +64,30 @@ def problem(found: Evidence) -> Finding | None:
     if bad is not None:
         both_skip = worst is not None and worst.outcome == bad.outcome == "skipped"
         return not_passed(bad, None if both_skip or not found.base else found.base[0])
-    if not found.base:
-        return _new(found, "the base does not have it")
-    if worst is not None:
-        return _base_failed(found, worst)
+    if not found.base or worst is not None:
+        return _without_base(found, worst)
     if len(found.base) != len(found.head):
         text = f"{len(found.base)} processes of the base and {len(found.head)} of the head ran it"
         return Finding(found.name, "", Status.ERRORED, detail=text)
     return None
 
 
-def _new(found: Evidence, why: str) -> Finding:
+def _without_base(found: Evidence, worst: Record | None) -> Finding:
+    """The head passed and the base did not: new where the base never had it, else no evidence."""
+    if worst is None:
+        why = "gave no record in the base arm"
+    else:
+        why = f"{FAILED[worst.outcome]} ({worst.reason})"
+    known = found.known
+    if worst is not None and worst.outcome == "skipped":
+        has_it = known is None or found.name in known.ids
+    else:
+        has_it = known is None or known.knows(found.name)
+    if has_it:
+        text = f"{why}, which has it: not compared; {WAY_OUT}"
+        return Finding(found.name, "", Status.ERRORED, detail=text)
     status = Status.NEW if found.entry is not None else Status.UNLISTED
-    return Finding(found.name, "", status, detail=why)
-
-
-def _base_failed(found: Evidence, worst: Record) -> Finding:
-    """A base that lacks a name has nothing to compare; one that crashes leaves evidence out."""
-    if worst.outcome == "errored" and not worst.reason.startswith(LACKING):
-        return Finding(found.name, "", Status.ERRORED, detail=f"in the base: {worst.reason}")
-    return _new(found, f"the base has no right answer to compare with ({worst.reason})")
+    return Finding(found.name, "", status, detail=f"the base does not have it: {why}")
 
 
 def gap_in(found: Evidence, metric: str, rule: MetricRule) -> Finding | None:
@@ -108,6 +118,8 @@ def counters(found: Evidence) -> Iterator[Finding]:
         if not before or (after and after <= before):
             continue
         text = f"an exact counter: {sorted(before)} in the base, {sorted(after) or 'none'} now"
+        why = "" if after else why_not_counted(name, head)
+        text += f" ({why})" if why else ""
         status = Status.WORSE if after else Status.MISSING
         shown = max(before), max(after) if after else None
         yield Finding(found.name, name, status, *shown, text)

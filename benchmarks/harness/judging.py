@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.harness.baseline import added, is_local, renewed, write_baseline
+from benchmarks.harness.counting import joined
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.handover import Evidence, write_evidence
-from benchmarks.harness.record import Record, Session
+from benchmarks.harness.record import Session
 from benchmarks.harness.report import Judgement
 from benchmarks.harness.rules import CONFIRMATIONS, RERUNS
 from benchmarks.harness.suite import Suite, TimedRun
@@ -52,19 +53,8 @@ def with_counts(run: Session, fresh: Fresh) -> Session:
     if not wanted:
         return run
     counted, problem = fresh.count(wanted)
-    records = tuple(_counted(r, counted.get(r.id), problem) for r in run.records)
+    records = tuple(joined(r, counted.get(r.id), problem) for r in run.records)
     return replace(run, records=records)
-
-
-def _counted(record: Record, counted: Record | None, problem: str) -> Record:
-    if record.outcome != "passed" or (counted is not None and counted.outcome == "skipped"):
-        return record
-    if counted is None or counted.outcome != "passed":
-        reason = problem.splitlines()[-1] if counted is None else f"{record.id}: {counted.reason}"
-        note = f"CUDA calls were not counted: {reason}"
-        return replace(record, notes=(*record.notes, note))
-    counters = {**record.counters, **counted.counters}
-    return replace(record, counters=counters, notes=(*record.notes, *counted.notes))
 
 
 def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> tuple[str, ...]:

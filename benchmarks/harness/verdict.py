@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.counting import why_not_counted
 from benchmarks.harness.policy import Entry, Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Case, Finding, Status, judge_metric
@@ -167,6 +168,7 @@ def _judge_counters(now: Record, base: Record | None, entry: Entry) -> Iterator[
             continue
         status = Status.MISSING if after is None else Status.WORSE
         text = "an exact counter: any change counts; record a new baseline if it is meant"
+        text = (why_not_counted(name, [now]) if after is None else "") or text
         finding = Finding(now.id, name, status, before, after, detail=text)
         yield advised(finding) if entry.tier == "advisory" else finding
 

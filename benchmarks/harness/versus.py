@@ -8,6 +8,7 @@ from typing import Protocol
 
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, first_side, order_seed
 from benchmarks.harness.compare import Comparison
+from benchmarks.harness.counting import joined
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
 from benchmarks.harness.record import Record, Session
@@ -94,7 +95,7 @@ class Versus:
         problems |= {side: one.tail for side, one in ran.items() if one.code not in FINE}
         sessions = {side: _complete(ran[side], ids, machine) for side in SIDES}
         for side, counted in counts.items():
-            sessions[side] = with_counts(sessions[side], counted.session)
+            sessions[side] = with_counts(sessions[side], counted)
         return Block(
             request.index, request.attempt, first, ids, sessions["base"], sessions["head"],
             round(time.monotonic() - start, 3), problems,
@@ -128,16 +129,10 @@ def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:
     return replace(session, records=(*session.records, *lost))
 
 
-def with_counts(session: Session, counts: Session | None) -> Session:
+def with_counts(session: Session, counts: Ran) -> Session:
     """The session with the exact counts that another process of the same arm has taken."""
-    if counts is None:
-        return session
-    found = counts.by_id()
-    records = [
-        replace(record, counters={**record.counters, **found[record.id].counters})
-        if record.id in found and record.outcome == "passed" else record
-        for record in session.records
-    ]  # fmt: skip
+    found = {} if counts.session is None else counts.session.by_id()
+    records = [joined(record, found.get(record.id), counts.tail) for record in session.records]
     return replace(session, records=tuple(records))
 
 

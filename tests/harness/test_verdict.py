@@ -167,6 +167,15 @@ def test_vanished_counter_is_coverage() -> None:
     assert verdict([step()], [before]).code is Code.COVERAGE
 
 
+def test_vanished_counter_says_why() -> None:
+    """The reason is a note of the run."""
+    before = dataclasses.replace(step(), counters={"syncs": 3})
+    now = dataclasses.replace(step(), notes=("syncs: 3 in one call and 4 in the next",))
+    found = verdict([now], [before])
+    assert found.code is Code.COVERAGE
+    assert found.red[0].detail == "syncs: 3 in one call and 4 in the next"
+
+
 def test_changed_declaration_is_coverage() -> None:
     """The stored number is of another thing: cold cache against warm."""
     cold = dataclasses.replace(step(), cache="cold")

@@ -250,6 +250,30 @@ def test_counting_that_fails_stops_nothing(
     comparison, _ = toys.run(replace(versus, arms=arms))
     assert (comparison.code, len(toys.blocks)) == (code, 6)
     assert toys.blocks[0].problems["head, counting"] == "CUPTI is not available"
+    note = "CUDA calls were not counted: CUPTI is not available"
+    assert toys.blocks[0].head.by_id()["step"].notes == (note,)
+    details = [e.finding.detail for e in comparison.entries if e.finding.metric == "launches"]
+    assert all(note in detail for detail in details)
+    assert len(details) == (code is Code.COVERAGE)
+
+
+class Wavering(ToyProcesses):
+    """An arm whose launches depend on the data."""
+
+    def count(self, ids: Sequence[str] | None) -> Ran:
+        """Two calls did not agree."""
+        note = "launches: 3 in one call and 4 in the next: no exact counter"
+        records = [replace(toy(name), notes=(note,)) for name in self.times]
+        return Ran(Session(MACHINE, "room", "abc123", tuple(records)), 0, "")
+
+
+def test_reason_for_a_missing_counter_reaches_the_finding(toys: Toys) -> None:
+    """COVERAGE without it leaves a reader to guess what the head has done."""
+    versus = toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True)
+    wavering = Wavering({"step": 1.0}, 0.001, random.Random(0), toys.log, "head")
+    comparison, _ = toys.run(replace(versus, arms={**versus.arms, "head": wavering}))
+    assert comparison.code is Code.COVERAGE
+    assert "launches: 3 in one call and 4 in the next" in comparison.red[0].finding.detail
 
 
 @pytest.mark.parametrize(("ids", "expected"), [(None, 8.0), (("a",), 2.0), (("a", "b"), 4.0)])
