@@ -135,7 +135,8 @@ class Pointwise(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.linear = nn.Linear(conv.in_channels, conv.out_channels)
+        device = conv.weight.device
+        self.linear = nn.Linear(conv.in_channels, conv.out_channels, device=device)
         self.linear.weight.copy_(conv.weight[:, :, 0, 0])
         assert conv.bias is not None
         self.linear.bias.copy_(conv.bias)

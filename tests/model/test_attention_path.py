@@ -10,16 +10,19 @@ from rap.model.transformer import Encoder
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize(
-    ("precision", "backend"),
+    ("precision", "backend", "dropout"),
     [
-        (torch.bfloat16, SDPBackend.FLASH_ATTENTION),
-        (torch.bfloat16, SDPBackend.CUDNN_ATTENTION),
-        (torch.float16, SDPBackend.FLASH_ATTENTION),
-        (torch.float32, SDPBackend.EFFICIENT_ATTENTION),
+        # cuDNN's own knows no dropout
+        (torch.bfloat16, SDPBackend.CUDNN_ATTENTION, 0.0),
+        (torch.bfloat16, SDPBackend.FLASH_ATTENTION, 0.0),
+        (torch.bfloat16, SDPBackend.FLASH_ATTENTION, 0.1),
+        (torch.float16, SDPBackend.FLASH_ATTENTION, 0.0),
+        (torch.float16, SDPBackend.FLASH_ATTENTION, 0.1),
+        (torch.float32, SDPBackend.EFFICIENT_ATTENTION, 0.0),
+        (torch.float32, SDPBackend.EFFICIENT_ATTENTION, 0.1),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_fused_attention_takes_the_encoders_tensors(
     precision: torch.dtype, backend: SDPBackend, dropout: float
 ) -> None:
