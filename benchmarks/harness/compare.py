@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
 from benchmarks.harness.evidence import Evidence, accuracy, counters, gap_in, problem
+from benchmarks.harness.known import Known
 from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.rules import Finding, Status
@@ -62,17 +63,19 @@ def judge_blocks(
     screened: Collection[str] | None = None,
     num_gated: int | None = None,
     coarse: Collection[str] = (),
+    known: Known | None = None,
 ) -> Comparison:
     """Judge what was measured so far, whatever order the blocks come in.
 
     `screened` are ids that a stored baseline chose: their pairs have no first stage; `num_gated` is
     then the number of gated times of the whole suite. Without them it is counted here. `coarse` are
-    times (`id metric`) that are known to be too noisy to tell: red only where proven slower.
+    times (`id metric`) that are known to be too noisy to tell: red only where proven slower. Only
+    what is not `known` to the base may be new; without it nothing may.
     """
     blocks = sorted(blocks, key=lambda block: (block.index, block.attempt))
     if not blocks:
         return Comparison(Code.INCONCLUSIVE, (), Request(0, 0, None), 0)
-    evidence = _gather(blocks, policy)
+    evidence = _gather(blocks, policy, known)
     counted = num_gated if num_gated is not None else _count_gated(evidence, policy)
     judge = _Judge(blocks, policy, max(1, counted), frozenset(screened or ()), frozenset(coarse))
     entries = [*_duplicates(blocks)]
@@ -89,7 +92,7 @@ def judge_blocks(
     return Comparison(code, tuple(entries), judge.request(), counted)
 
 
-def _gather(blocks: Sequence[Block], policy: Policy) -> dict[str, Evidence]:
+def _gather(blocks: Sequence[Block], policy: Policy, known: Known | None) -> dict[str, Evidence]:
     names = {record.id for block in blocks for record in (*block.base.records, *block.head.records)}
     names |= {name for block in blocks for name in block.ids or ()}
     found = {}
@@ -99,7 +102,7 @@ def _gather(blocks: Sequence[Block], policy: Policy) -> dict[str, Evidence]:
             for side in ("base", "head")
         )
         device = blocks[0].head.machine.device
-        found[name] = Evidence(name, policy.entry(name), base, head, device)
+        found[name] = Evidence(name, policy.entry(name), base, head, device, known)
     return found
 
 

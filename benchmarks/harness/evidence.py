@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.blocks import Side
-from benchmarks.harness.known import Known
 from benchmarks.harness.counting import why_not_counted
+from benchmarks.harness.known import Known
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
 from benchmarks.harness.rules import Case, Finding, Status, impossible, judge_metric

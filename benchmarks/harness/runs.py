@@ -16,6 +16,7 @@ from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
 from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.environments import interpreter
 from benchmarks.harness.faults import VARIABLE
+from benchmarks.harness.known import Known, known_of
 from benchmarks.harness.live import Display
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
@@ -69,6 +70,8 @@ class Trees:
     notes: tuple[str, ...] = ()
     policy: Policy | None = None
     """Another policy than the judge's own file."""
+    known: Known | None = None
+    """What the base has, by its baseline, too; else by its suite alone."""
 
 
 def compare_trees(
@@ -83,13 +86,14 @@ def compare_trees(
         "base": compose(trees.base, trees.judge, scratch / "base"),
         "head": compose(trees.head, trees.judge, scratch / "head"),
     }
-    header = _header(arms, options)
+    known = trees.known or known_of(trees.base.folder)
+    header = {**_header(arms, options), "known": known.content()}
     file, blocks, seed = _open(root, header, resume=options.resume)
     versus = Versus(
         _launchers(root, trees, arms, options),
         lambda found: judge_blocks(
             found, policy, screened=options.screened, num_gated=options.num_gated,
-            coarse=options.coarse,
+            coarse=options.coarse, known=known,
         ),
         seed, options.ids, options.on_gpu,
     )  # fmt: skip

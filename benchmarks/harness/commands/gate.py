@@ -152,13 +152,13 @@ class Gate:
         """The whole suite over the head once, in the order in which baselines are recorded."""
         sys.stderr.write("screening: one pass over the suite\n")
         launcher = launcher_of(self.home, self.head, arm, "head", self.options)
-        counts = launcher.count(None).session if self.options.on_gpu else None
+        counts = launcher.count(None) if self.options.on_gpu else None
         ran = launcher.screen()
         if ran.code == NOTHING_SELECTED:
             raise ArmError("the selection (-k) holds no benchmark")
         if ran.session is None:
             raise ArmError(f"the head could not be measured (exit code {ran.code})\n{ran.tail}")
-        return with_counts(ran.session, counts)
+        return ran.session if counts is None else with_counts(ran.session, counts)
 
     def _baseline(self, session: Session) -> tuple[Baseline | None, Path]:
         """The base's committed baseline of this machine; else what this machine keeps itself."""

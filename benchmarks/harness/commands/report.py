@@ -19,6 +19,7 @@ from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.curves import CURVES, CurvesError, draw, read_curves
 from benchmarks.harness.handover import read_evidence, refuse_large
 from benchmarks.harness.judging import is_required
+from benchmarks.harness.known import read_known
 from benchmarks.harness.markdown import annotations, junit, page
 from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.record import Session
@@ -147,8 +148,9 @@ def _judge_gate(folder: Path, arguments: Namespace, policy: Policy) -> Judged:
 def _judge_pairs(path: Path, policy: Policy) -> Judged:
     header, blocks = BlockFile(path).read()
     comparison = judge_blocks(
-        blocks, policy, screened=header.get("screened"), num_gated=header.get("num_gated")
-    )
+        blocks, policy, screened=header.get("screened"), num_gated=header.get("num_gated"),
+        known=read_known(header.pop("known", None)),
+    )  # fmt: skip
     facts = _facts(blocks[-1].head) if blocks else []
     told = ", ".join(f"{key} {value}" for key, value in sorted(header.items()))
     findings = [entry.finding for entry in comparison.entries]
