@@ -1,5 +1,6 @@
 """What a step will need is predicted from shapes, and running out of memory becomes advice."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,15 +11,16 @@ import torch
 
 from rap.camera import Camera
 from rap.config import Config, LossWeights, ModelConfig, Precision, TrainConfig
-from rap.model.regressor import build_regressor
+from rap.model.regressor import Regressor, build_regressor
 from rap.scene import Scene
 from rap.train import execution, loop, memory
 from rap.train.batches import Batch
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
+from rap.train.footprint import Alive, footprint
 from rap.train.loop import train
-from rap.train.memory import GIB, announce, kept_bytes, predicted_bytes
-from rap.train.step import build_learner
+from rap.train.memory import GIB, announce, predicted_bytes
+from rap.train.step import build_learner, step
 
 CAMERA = Camera(50.0, 50.0, 32.0, 24.0, 64, 48)
 ALL_TERMS = LossWeights(1.0, 1.0, 1.0, 1.0, 0.7)
@@ -30,20 +32,59 @@ def changed(config: Config, **train_settings: Any) -> Config:  # noqa: ANN401 (a
     return replace(config, weights=ALL_TERMS, train=replace(config.train, **settings))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_shapes_alone_tell_what_is_kept(tiny_config: Config, precision: Precision) -> None:
-    """A real forward pass keeps as many bytes for each image more."""
-    model = tiny_config.model
-    found = kept_bytes(model, precision, 48, 64, with_features=True)
-    network = build_regressor(model, seed=0).train()
-    counts = []
-    for num in (1, 2):
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-        with memory._counting(network) as count, autocast:
-            network(torch.rand(num, 3, 48, 64), with_features=True)
-        counts.append(count()[0])
-    assert found.whole == pytest.approx(counts[1] - counts[0], rel=0.02)
-    assert found.num_parameters == sum(p.numel() for p in network.parameters())
+@pytest.mark.parametrize("saving", [{}, {"checkpointing": True, "micro_batches": 2}], ids=str)
+def test_shapes_alone_tell_what_a_real_step_holds(
+    tiny_config: Config, saving: dict[str, Any]
+) -> None:
+    """Tensors with values are as many bytes at the peak, and as many after it."""
+    config = changed(tiny_config, ema_decay=0.9, **saving)
+    found = footprint(config, 48, 64)
+    regressor = build_regressor(config.model, seed=0)
+    learner = build_learner(regressor, copy.deepcopy(regressor), config, torch.device("cpu"))
+    with Alive() as alive:
+        for network in (learner.regressor, learner.average, learner.discriminator):
+            assert network is not None
+            alive.follow([*network.parameters(), *network.buffers()])
+        images = torch.rand(24, 3, 48, 64)
+        batch = Batch(images, torch.eye(4).repeat(24, 1, 1), {"pose": 8, "rendered": 8, "view": 8})
+        for _ in range(2):
+            step(learner, batch, config)
+    assert found.peak == pytest.approx(alive.peak, rel=0.02)
+    assert found.images == images.nbytes
+    weights = sum(p.nbytes for p in regressor.parameters())
+    # Weights and average, and two moments of what is trained.
+    trained = sum(p.nbytes for p in regressor.parameters() if p.requires_grad)
+    assert found.state > 2 * weights + 2 * trained
+
+
+def test_many_micro_batches_are_as_two(tiny_config: Config) -> None:
+    """Half as many images at once need less, in proportion; a third part needs nothing new."""
+    of = {num: footprint(changed(tiny_config, micro_batches=num), 48, 64) for num in (1, 2, 4)}
+    assert of[4].peak < of[2].peak < of[1].peak
+    # Gradients exist from the second part on.
+    kept = {num: found.peak - found.state - found.images for num, found in of.items()}
+    assert kept[4] < 0.7 * kept[2]
+
+
+def test_a_network_that_reads_values_is_not_predicted(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line says so, the training goes on, and out of memory still gets its advice."""
+    forward = Regressor.forward
+
+    def reading(self: Regressor, images: torch.Tensor, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 (those of forward)
+        assert float(images.sum()) >= 0
+        return forward(self, images, *rest, **named)
+
+    monkeypatch.setattr(Regressor, "forward", reading)
+    config = changed(tiny_config, grad_clip=3.0, ema_decay=0.5)  # that no other test asks for
+    announce(config, CAMERA, torch.device("cuda"))
+    said = capsys.readouterr().err
+    assert "the memory of a step is not predicted" in said
+    assert "model.backbone = 'b0' does not run on shapes alone" in said
+    advice = memory._advice(config, CAMERA)
+    assert "train.checkpointing = true" in advice
+    assert "GiB" not in advice
 
 
 @pytest.mark.parametrize(
