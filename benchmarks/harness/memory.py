@@ -9,6 +9,7 @@ everything after them with a heap that keeps what it has (times repeat).
 
 import ctypes
 import gc
+from collections.abc import Mapping
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -48,10 +49,16 @@ class MemoryWatch:
         set_heap(STEADY)
 
     def read(self) -> dict[str, float]:
-        """`peak_cpu_bytes` and, on a GPU, `peak_gpu_bytes`; `notes` says what is not known."""
+        """`peak_cpu_bytes` and, on a GPU, `peak_gpu_bytes` and the allocator's fragmentation.
+
+        `notes` says what is not known.
+        """
         peaks: dict[str, float] = {}
         if self._cuda:
+            import torch
+
             peaks["peak_gpu_bytes"] = self._read_gpu()
+            peaks |= fragmentation(torch.cuda.memory_stats())
         host = self._read_host() if self._host_peak is None else self._host_peak
         if host is not None:
             peaks["peak_cpu_bytes"] = host
@@ -91,6 +98,20 @@ class MemoryWatch:
             self.notes.append(f"peak_cpu_bytes: this kernel does not reset and tell it ({reason})")
             return None
         return before
+
+
+def fragmentation(stats: Mapping[str, int]) -> dict[str, float]:
+    """What the caching allocator took from the GPU and had no tensor in, at the peak.
+
+    `unused_gpu_bytes`: reserved, not allocated. `split_gpu_bytes`: of it, the remainders of blocks
+    that are in use, which cannot be given back. From `torch.cuda.memory_stats`; shown, not gated.
+    """
+    peak = {name: stats.get(f"{name}_bytes.all.peak", 0)
+            for name in ("reserved", "allocated", "inactive_split")}  # fmt: skip
+    return {
+        "unused_gpu_bytes": float(max(0, peak["reserved"] - peak["allocated"])),
+        "split_gpu_bytes": float(peak["inactive_split"]),
+    }
 
 
 def read_status(field: str, status: Path = STATUS) -> int:

@@ -70,6 +70,7 @@ def test_peak_is_what_the_step_allocates() -> None:
     record = measured(lambda: torch.zeros(16 << 20, device="cuda").sum())
     assert held.numel()
     assert record.metrics["peak_gpu_bytes"] == pytest.approx(64 << 20, abs=1 << 20)
+    assert {"unused_gpu_bytes", "split_gpu_bytes"} <= set(record.metrics)
 
 
 def test_more_memory_can_be_injected() -> None:
