@@ -41,11 +41,12 @@ class Localizer:
 
     All but `eager` know two sizes, one image and `batch_size`, and fill the last batch up: no
     image's pose depends on its neighbours. Whatever is compiled or recorded is so on first use;
-    where that fails the next simpler way is taken, with a line, and `runs` says which. Raises
-    ConfigError for what the device cannot do.
+    where that fails the next simpler way is taken, with a line, and `runs` says which, `why` for
+    what reason. Raises ConfigError for what the device cannot do.
     """
 
     runs: InferExecution
+    why: str = ""
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class Localizer:
                     raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 log.warn(f"execution {self.runs!r} failed, so it is {simpler!r}: {reason}")
+                self.why = reason
                 self._use(simpler)
 
     def _run(self, images: Images) -> Matrices:

@@ -9,9 +9,9 @@ from rap.profiling.window import Job, Part, record
 __all__ = ["Job", "Part", "Summary", "profile", "text_of", "verdict"]
 
 
-def profile(job: Job, out: Path, warm_up: int = 3, steps: int = 5) -> Summary:
+def profile(job: Job, out: Path, steps: int = 5) -> Summary:
     """Run a job for a moment; trace, memory snapshot (GPU only), text and JSON go into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    summary = record(job, out, warm_up, steps)
+    summary = record(job, out, steps)
     write(summary, out)
     return summary

@@ -1,13 +1,13 @@
-"""Utilisation and power of a GPU by its driver (NVML), sampled while work runs."""
+"""Utilisation and power of a GPU by its driver (NVML), sampled while work runs; the allocator."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from rap.profiling.summary import Power
+from rap.profiling.summary import Allocator, Power
 
 _EVERY_S = 0.02
 
@@ -45,6 +45,12 @@ def power_of(samples: list[Sample]) -> Power | None:
     utilisation, watts, clocks = zip(*samples, strict=True)
     num = len(samples)
     return Power(num, sum(utilisation) / num / 100, sum(watts) / num, max(watts), sum(clocks) / num)
+
+
+def allocator_of(stats: Mapping[str, int]) -> Allocator:
+    """The peaks in `torch.cuda.memory_stats()`; zero where there are none yet."""
+    names = ("allocated", "reserved", "inactive_split")
+    return Allocator(*(int(stats.get(f"{name}_bytes.all.peak", 0)) for name in names))
 
 
 def _handle(device: torch.device) -> Any:  # noqa: ANN401 (NVML's own type)

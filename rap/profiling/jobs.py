@@ -54,11 +54,15 @@ def train_job(
         runner(current[0], 1.0)
 
     images = len(current[0].images)
-    what = (
-        f"training step of {scene.source}, {images} images, {config.train.precision}, {runner.runs}"
-    )
+    what = f"training step of {scene.source}, {images} images, {config.train.precision}"
     parts = (Part("batch", fetch, is_input=True), Part("augment", augment), Part("step", update))
-    return Job(what, device, parts, images, "images")
+    asked = config.train.execution
+    return Job(what, device, parts, images, "images", lambda: _way(runner.runs, asked, runner.why))
+
+
+def _way(runs: str, asked: str, why: str) -> str:
+    """What ran, and why it is not what was asked for."""
+    return f"ran {runs}" if runs == asked else f"ran {runs}, asked was {asked}: {why}"
 
 
 def fit_job(scene: Scene, config: Config, device: torch.device) -> Job:
@@ -116,9 +120,12 @@ def infer_job(
     locate = Localizer(regressor, camera, precision, batch_size, execution)
     images = decode(thinned(scene.test or scene.train, device), camera, num_workers=0)
     images = images[torch.arange(batch_size) % len(images)]
-    what = f"{batch_size} photographs of {scene.source} to poses, {precision}, {execution}"
+    what = f"{batch_size} photographs of {scene.source} to poses, {precision}"
     part = Part("localize", lambda: locate(images).cpu())
-    return Job(what, device, (part,), batch_size, "images")
+    return Job(
+        what, device, (part,), batch_size, "images",
+        lambda: _way(locate.runs, execution, locate.why),
+    )  # fmt: skip
 
 
 def thinned(frames: tuple[Frame, ...], device: torch.device) -> tuple[Frame, ...]:

@@ -17,7 +17,7 @@ def text_of(summary: Summary) -> str:
     found = verdict(summary)
     lines = [
         f"{summary.what}: {found.kind} ({found.share:.0%} of a step)",
-        *(f"  {fact}" for fact in found.evidence),
+        *(f"  {fact}" for fact in (*found.evidence, summary.ran, summary.warm_up) if fact),
         "",
         *_aligned(_facts(summary)),
         "",
@@ -53,6 +53,13 @@ def _facts(summary: Summary) -> list[tuple[str, ...]]:
         ("launches" if on_gpu else "operations called", f"{summary.launches:.1f}", ""),
         ("synchronisations", f"{summary.host_syncs:.1f}", f"{summary.sync_ms:.3f} ms"),
     ]
+    if summary.allocator is not None:
+        found = summary.allocator
+        rows.append(
+            ("allocator, peaks", f"{found.allocated_bytes / _MIB:,.1f} MiB",
+             f"of {found.reserved_bytes / _MIB:,.1f} MiB taken ({found.unused:.0%} without a "
+             f"tensor), {found.split_bytes / _MIB:,.1f} MiB in split blocks")
+        )  # fmt: skip
     if summary.power is not None:
         power = summary.power
         rows.append(

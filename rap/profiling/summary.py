@@ -40,6 +40,23 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Allocator:
+    """Peaks of torch's caching allocator on the GPU, over all steps before the profiler."""
+
+    allocated_bytes: int
+    """In tensors."""
+    reserved_bytes: int
+    """Taken from the GPU."""
+    split_bytes: int
+    """Remainders of blocks that are in use: no other size fits, and they cannot be given back."""
+
+    @property
+    def unused(self) -> float:
+        """Share of what was taken that held no tensor at the peak: fragmentation, and caching."""
+        return max(0.0, 1 - self.allocated_bytes / max(1, self.reserved_bytes))
+
+
+@dataclass(frozen=True)
 class Summary:
     """One kind of step, per step; the lists with the largest first."""
 
@@ -73,6 +90,11 @@ class Summary:
     memory: tuple[tuple[float, int], ...]
     """Milliseconds from the first step on, and the bytes then allocated."""
     power: Power | None = None
+    allocator: Allocator | None = None
+    ran: str = ""
+    """How steps ran, and why not as they were asked to; empty where there is one way only."""
+    warm_up: str = ""
+    """How many steps went before, and whether their times had settled."""
 
     @property
     def reference_ms(self) -> float:

@@ -12,12 +12,18 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from rap.profiling.gpu import power_of, watching
-from rap.profiling.summary import Summary
+from rap.profiling.gpu import allocator_of, power_of, watching
+from rap.profiling.summary import Allocator, Power, Summary
 from rap.profiling.trace import PHASE, STEP, read_trace
 
 _TIMED_S = 1.0
-_SLOW_S = 3.0
+_SLOW_S, _SLOW_STEPS = 1.0, 2
+"""Of steps of seconds, on a CPU, two say what five would."""
+_WARM_S = 10.0
+"""The longest warm-up after the first step, which may compile for a minute."""
+_WINDOW = 3
+_SETTLED = 0.05
+"""Largest difference between the medians of two windows of step times that have settled."""
 _MAX_SNAPSHOT_ENTRIES = 200_000
 
 
@@ -40,20 +46,47 @@ class Job:
     parts: tuple[Part, ...]
     items: int
     unit: str
+    ran: Callable[[], str] = str
+    """Asked after the steps: how they ran, and why not as they were asked to."""
 
 
-def record(job: Job, out: Path, warm_up: int = 3, steps: int = 5) -> Summary:
+@dataclass(frozen=True)
+class WarmUp:
+    """Steps before the measurement, the first of which may have compiled."""
+
+    times: tuple[float, ...]
+    """Seconds of each."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether steps take seconds."""
+        return self.times[-1] > _SLOW_S
+
+    @property
+    def settled(self) -> bool:
+        """Whether the medians of the last two windows are about the same."""
+        recent = self.times[1:]
+        if len(recent) < 2 * _WINDOW:
+            return False
+        before, now = recent[-2 * _WINDOW : -_WINDOW], recent[-_WINDOW:]
+        return abs(statistics.median(now) / statistics.median(before) - 1) < _SETTLED
+
+    def __str__(self) -> str:
+        """One line for people."""
+        first, num = f"the first took {self.times[0]:.3g} s", len(self.times)
+        if self.settled:
+            return f"warmed up by {num} steps, {first}; their times had settled"
+        return (
+            f"warmed up by {num} steps, {first}; NOT settled after {_WARM_S:.0f} s: "
+            f"step times still changed by {_SETTLED:.0%} or more"
+        )
+
+
+def record(job: Job, out: Path, steps: int = 5) -> Summary:
     """Profile a job; writes `trace.json.gz`, and with a GPU `memory.pickle`, into the folder."""
-    start = time.perf_counter()
-    for _ in range(warm_up):
-        _step(job)
-        _wait(job.device)
-        if time.perf_counter() - start > _SLOW_S:
-            # Steps of seconds, on a CPU: two of them say what five would.
-            steps = min(steps, 2)
-            break
-    with watching(job.device) as samples:
-        times = _plain_times(job, steps)
+    found = timed(job, steps)
+    if found.warm_up.slow:
+        steps = min(steps, _SLOW_STEPS)
     trace_file = out / "trace.json.gz"
     _profile(job, steps, trace_file)
     if job.device.type == "cuda":
@@ -64,12 +97,50 @@ def record(job: Job, out: Path, warm_up: int = 3, steps: int = 5) -> Summary:
     trace = read_trace(events, on_gpu, [part.name for part in job.parts if part.is_input])
     return Summary(
         what=job.what, device=job.device.type, items=job.items, unit=job.unit,
-        step_ms=statistics.median(times), profiled_ms=trace.step_ms, num_steps=trace.num_steps,
+        step_ms=found.step_ms, profiled_ms=trace.step_ms, num_steps=trace.num_steps,
         compute_ms=trace.compute_ms, copy_ms=trace.copy_ms, input_ms=trace.input_ms,
         launches=trace.launches, host_syncs=trace.host_syncs, sync_ms=trace.sync_ms,
         copies=trace.copies, by_device=trace.by_device, by_host=trace.by_host,
-        phases=trace.phases, memory=trace.memory, power=power_of(samples),
+        phases=trace.phases, memory=trace.memory, power=found.power,
+        allocator=found.allocator, ran=job.ran(), warm_up=str(found.warm_up),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Steps without the profiler."""
+
+    warm_up: WarmUp
+    step_ms: float
+    """Median over rounds of some steps."""
+    allocator: Allocator | None
+    power: Power | None
+
+
+def timed(job: Job, steps: int = 5) -> Timed:
+    """Warm up, then time rounds of `steps`; what the GPU's driver and the allocator say of it."""
+    on_gpu = job.device.type == "cuda"
+    if on_gpu:
+        # Before the warm-up: what a CUDA graph works in was allocated when it was recorded.
+        torch.cuda.reset_peak_memory_stats(job.device)
+    warm_up = warmed_up(job)
+    with watching(job.device) as samples:
+        times = _plain_times(job, min(steps, _SLOW_STEPS) if warm_up.slow else steps)
+    allocator = allocator_of(torch.cuda.memory_stats(job.device)) if on_gpu else None
+    return Timed(warm_up, statistics.median(times), allocator, power_of(samples))
+
+
+def warmed_up(job: Job) -> WarmUp:
+    """Run steps until their times have settled, at least one after the first, for `_WARM_S`."""
+    times: list[float] = []
+    while True:
+        start = time.perf_counter()
+        _step(job)
+        _wait(job.device)
+        times.append(time.perf_counter() - start)
+        found = WarmUp(tuple(times))
+        if found.settled or (len(times) > 1 and sum(times[1:]) > _WARM_S):
+            return found
 
 
 def _step(job: Job) -> None:

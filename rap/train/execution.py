@@ -37,8 +37,10 @@ class Runner:
         self._compile = config.train.execution != "eager"
         self._record = config.train.execution == "graphed"
         self._recording: Recording | None = None
+        self.why = ""
+        """Why steps do not run as they were asked to; empty where they do."""
         if self._record and (reason := _why_not_recorded(config, device)):
-            self._record = False
+            self._record, self.why = False, reason
             # A processor has no launches to save, and compiling takes minutes of a short run.
             self._compile = self._compile and device.type == "cuda"
             log.info(f"train.execution = 'graphed': {reason}, so steps run {self.runs}")
@@ -80,7 +82,7 @@ class Runner:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             self._learner.compare = compare
-            self._compile = False
+            self._compile, self.why = False, f"torch.compile failed: {_first_line(error)}"
             log.warn(f"torch.compile failed, so steps run {self.runs}: {_first_line(error)}")
 
     def _try_recording(self, batch: Batch) -> None:
@@ -91,7 +93,7 @@ class Runner:
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            self._record = False
+            self._record, self.why = False, f"no CUDA graph of the step: {_first_line(error)}"
             _free_generator(self._device)
             log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {_first_line(error)}")
 

@@ -66,6 +66,24 @@ def test_every_kind_is_profiled(
         assert json.load(file)["traceEvents"]
 
 
+@pytest.mark.parametrize(
+    ("execution", "line"),
+    [("eager", "ran eager"), ("graphed", "ran eager, asked was graphed: there are no CUDA graphs")],
+)
+def test_profile_says_what_ran(
+    execution: str, line: str, scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not what was asked for; where they differ, why."""
+    settings, out = tmp_path / "tiny.toml", tmp_path / "out"
+    settings.write_text(f'{TINY}execution = "{execution}"\n')
+    words = ["--config", settings, "-o", out, "--steps", "1", "--device", "cpu"]
+    assert cli.main(["profile", "train", *map(str, [scene, *words])]) == 0
+    shown = capfd.readouterr().err
+    assert line in shown
+    assert ("asked was" in shown) == (execution == "graphed")
+    assert json.loads((out / "summary.json").read_text())["ran"].startswith(line)
+
+
 def test_slow_input_is_found(tmp_path: Path) -> None:
     """A step that waits for its input is input-bound, whatever else it does."""
     values = torch.ones(16)

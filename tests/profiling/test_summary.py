@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rap.profiling.gpu import allocator_of
 from rap.profiling.report import text_of
-from rap.profiling.summary import Operation, Phase, Power, Summary, shares, verdict
+from rap.profiling.summary import Allocator, Operation, Phase, Power, Summary, shares, verdict
 
 BUSY = Summary(
     what="step", device="cuda", items=8, unit="images", step_ms=10.0, profiled_ms=14.0,
@@ -72,6 +73,29 @@ def test_memory_is_drawn_over_time() -> None:
     assert line.startswith("  memory over 10 ms, at most 100.0 MiB: ")
     drawn = line.rpartition(": ")[2]
     assert (drawn[30], drawn[59], len(drawn)) == ("=", "@", 60)
+
+
+def test_fragmentation_is_what_holds_no_tensor() -> None:
+    """Reserved minus allocated at their peaks, and the split blocks; zero before the first use."""
+    stats = {
+        "allocated_bytes.all.peak": 3 * 2**20,
+        "reserved_bytes.all.peak": 4 * 2**20,
+        "inactive_split_bytes.all.peak": 2**19,
+        "allocated_bytes.all.current": 7,
+    }
+    found = allocator_of(stats)
+    assert found == Allocator(3 * 2**20, 4 * 2**20, 2**19)
+    assert found.unused == pytest.approx(0.25)
+    assert allocator_of({}).unused == 1.0
+    text = text_of(replace(BUSY, allocator=found))
+    assert "3.0 MiB  of 4.0 MiB taken (25% without a tensor), 0.5 MiB in split blocks" in text
+
+
+def test_what_ran_and_the_warm_up_are_shown() -> None:
+    """Below the evidence; nothing where there is nothing to say."""
+    lines = text_of(replace(BUSY, ran="ran eager", warm_up="warmed up by 9 steps")).splitlines()
+    assert lines[3:5] == ["  ran eager", "  warmed up by 9 steps"]
+    assert text_of(BUSY).splitlines()[3] == ""
 
 
 def test_text_shows_verdict_phases_operations_and_power() -> None:
