@@ -21,8 +21,8 @@ class Calls:
     num: int = 0
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch, owner: ModuleType, name: str) -> Calls:
-    """Count the calls of a module's function for the rest of the benchmark."""
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: ModuleType | type, name: str) -> Calls:
+    """Count the calls of a module's function or of a method for the rest of the benchmark."""
     calls, original = Calls(), getattr(owner, name)
 
     def counted(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever it takes and returns)

@@ -103,8 +103,11 @@ def _load_onnx(path: Path, device: torch.device) -> Artifact:
                 "cpu"
             )
         providers.insert(0, "CUDAExecutionProvider")
+    options = runtime.SessionOptions()
+    # Its own default is every core, whatever OMP_NUM_THREADS or torch.set_num_threads say.
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = runtime.InferenceSession(str(path), providers=providers)
+        session = runtime.InferenceSession(str(path), options, providers=providers)
     except _runtime_errors() as error:
         reason = str(error).splitlines()[0]
         raise ExportError(f"{path}: ONNX Runtime cannot run it here: {reason}") from error
