@@ -14,6 +14,7 @@ from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import SEED, Scale
 from rap.config import FeatureLoss
 from rap.model.discriminator import Discriminator, build_discriminator
+from rap.model.precision import tf32_scope
 from rap.train import losses
 
 TOLERANCE = 1e-4
@@ -58,8 +59,10 @@ def bench_losses(
     called = {name: paths.count_calls(monkeypatch, losses, name) for name in {*FORMULAS.values()}}
 
     def step() -> tuple[Tensor, tuple[Tensor, ...]]:
-        loss = chosen.loss()
-        return loss.detach(), torch.autograd.grad(loss, chosen.free)
+        # As a step in fp32 has it: torch's own default rounds convolutions to TF32 on a GPU.
+        with tf32_scope("fp32"):
+            loss = chosen.loss()
+            return loss.detach(), torch.autograd.grad(loss, chosen.free)
 
     result = measure(step, items=batch_size, unit="images", clock="gpu")
 
