@@ -15,17 +15,18 @@ from typing import Any
 
 from benchmarks.harness.baseline import locate
 from benchmarks.harness.blocks import Block, Pairs, pairs_of
+from benchmarks.harness.interest import Interest, interest
 from benchmarks.harness.pairs import (
     LOOKS,
-    MARGIN,
     POWER,
     SCREEN_BLOCKS,
     State,
     decide_pairs,
     estimate,
 )
-from benchmarks.harness.policy import Entry, Policy
+from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import SCHEMA, RecordError, read_json, write_json
+from benchmarks.harness.statistics import median
 
 KIND = "calibration"
 MIN_BLOCKS = 8
@@ -81,7 +82,7 @@ def calibrate(
     blocks: Sequence[Block], policy: Policy, origin: str, seed: int, relabellings: int
 ) -> Calibration:
     """Calibrate from A/A blocks; RecordError where there are too few to tell anything."""
-    found = {f"{name} {metric}": (pairs, entry) for name, metric, pairs, entry in
+    found = {f"{name} {metric}": (pairs, wanted) for name, metric, pairs, wanted in
              gated_times(blocks, policy)}  # fmt: skip
     fewest = min((len(pairs.log_ratios) for pairs, _ in found.values()), default=0)
     if fewest < MIN_BLOCKS:
@@ -91,8 +92,8 @@ def calibrate(
     draw = random.Random(seed)
     alarms = relabelled(real, found, draw, relabellings)
     times = {
-        name: _calibrated(pairs, entry, num_gated, alarms[name] / relabellings)
-        for name, (pairs, entry) in found.items()
+        name: _calibrated(pairs, wanted, num_gated, alarms[name] / relabellings)
+        for name, (pairs, wanted) in found.items()
     }
     played = _normal(times, draw, max(len(ratios) for ratios in real.values()))
     simulated = relabelled(played, found, draw, relabellings)
@@ -103,8 +104,10 @@ def calibrate(
     )  # fmt: skip
 
 
-def gated_times(blocks: Sequence[Block], policy: Policy) -> Iterator[tuple[str, str, Pairs, Entry]]:
-    """Every gated time that passed in both arms, with its pairs."""
+def gated_times(
+    blocks: Sequence[Block], policy: Policy
+) -> Iterator[tuple[str, str, Pairs, Interest]]:
+    """Every gated time that passed in both arms, with its pairs and what they must find."""
     records = {r.id: r for block in blocks for r in block.head.records if r.outcome == "passed"}
     for name, record in sorted(records.items()):
         entry = policy.entry(name)
@@ -113,12 +116,12 @@ def gated_times(blocks: Sequence[Block], policy: Policy) -> Iterator[tuple[str, 
             if rule.family == "time" and metric in record.metrics and entry is not None:
                 pairs = pairs_of(blocks, name, metric, rule.better)
                 if pairs.log_ratios:
-                    yield name, metric, pairs, entry
+                    yield name, metric, pairs, interest(entry, rule, median(pairs.base))
 
 
 def relabelled(
     ratios: Mapping[str, Sequence[float]],
-    found: Mapping[str, tuple[Pairs, Entry]],
+    found: Mapping[str, tuple[Pairs, Interest]],
     draw: random.Random,
     times: int,
 ) -> dict[str, int]:
@@ -128,29 +131,31 @@ def relabelled(
     there are fewer blocks than the rule may ask for, they are drawn again.
     """
     longest = max(map(len, ratios.values()))
-    wanted = SCREEN_BLOCKS + LOOKS[-1]
+    length = SCREEN_BLOCKS + LOOKS[-1]
     alarms = dict.fromkeys(["", *ratios], 0)
     for _ in range(times):
-        order = draw.sample(range(longest), min(wanted, longest))
-        order += draw.choices(range(longest), k=wanted - len(order))
-        coins = [draw.choice((-1.0, 1.0)) for _ in range(wanted)]
+        order = draw.sample(range(longest), min(length, longest))
+        order += draw.choices(range(longest), k=length - len(order))
+        coins = [draw.choice((-1.0, 1.0)) for _ in range(length)]
         any_red = False
         for name, values in ratios.items():
             row = [coin * values[i % len(values)] for coin, i in zip(coins, order, strict=True)]
-            effect = found[name][1].smallest_effect
-            verdict = decide_pairs(row, smallest_effect=effect, num_gated=len(ratios))
+            wanted = found[name][1]
+            verdict = decide_pairs(
+                row, smallest_effect=wanted.effect, num_gated=len(ratios), margin=wanted.margin
+            )
             alarms[name] += verdict.state is State.FAIL
             any_red |= verdict.state is State.FAIL
         alarms[""] += any_red
     return alarms
 
 
-def _calibrated(pairs: Pairs, entry: Entry, num_gated: int, alarms: float) -> Calibrated:
+def _calibrated(pairs: Pairs, wanted: Interest, num_gated: int, alarms: float) -> Calibrated:
     log_sd = spread(pairs.log_ratios)
     noise = next((name for name, most in CLASSES.items() if log_sd <= most), "unfit")
     return Calibrated(
         len(pairs.log_ratios), log_sd, noise,
-        detectable(log_sd, entry.smallest_effect, num_gated), entry.smallest_effect, alarms,
+        detectable(log_sd, wanted, num_gated), wanted.effect, alarms,
     )  # fmt: skip
 
 
@@ -164,7 +169,7 @@ def spread(log_ratios: Sequence[float]) -> float:
     return found.error * math.sqrt(found.num / 2)
 
 
-def detectable(log_sd: float, smallest_effect: float, num_gated: int) -> float:
+def detectable(log_sd: float, wanted: Interest, num_gated: int) -> float:
     """The slowdown that the whole paired rule finds with 80 % power in normal noise of this spread.
 
     By simulation, as the rule has two stages and three looks; infinite where even a slowdown of a
@@ -179,13 +184,13 @@ def detectable(log_sd: float, smallest_effect: float, num_gated: int) -> float:
         states = [
             decide_pairs(
                 [effect + value for value in row],
-                smallest_effect=smallest_effect, num_gated=num_gated,
+                smallest_effect=wanted.effect, num_gated=num_gated, margin=wanted.margin,
             ).state
             for row in noise
         ]  # fmt: skip
         return states.count(State.FAIL) / TRIALS
 
-    low, high = 0.0, 2.0 * MARGIN
+    low, high = 0.0, 2.0 * wanted.margin
     while power(high) < POWER:
         low, high = high, 2.0 * high
         if high > math.log(1000):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
 from benchmarks.harness.evidence import Evidence, accuracy, counters, gap_in, problem
+from benchmarks.harness.interest import interest
 from benchmarks.harness.known import Known
 from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
@@ -188,9 +189,10 @@ class _Judge:
         pairs = pairs_of(self._blocks, found.name, metric, rule.better)
         self._num_pairs += len(pairs.log_ratios) + pairs.num_lost
         self._num_lost += pairs.num_lost
+        wanted = interest(entry, rule, _middle(pairs.base) or 0.0)
         verdict = decide_pairs(
-            pairs.log_ratios, smallest_effect=entry.smallest_effect, num_gated=self._num_gated,
-            screened=found.name in self._screened,
+            pairs.log_ratios, smallest_effect=wanted.effect, num_gated=self._num_gated,
+            screened=found.name in self._screened, margin=wanted.margin,
         )  # fmt: skip
         status = STATUS[verdict.state]
         if verdict.state is State.PASS and verdict.faster:

@@ -127,6 +127,7 @@ def gated_times(stored: Baseline, policy: Policy) -> list[tuple[str, str]]:
         if (entry := policy.entry(name)) is not None and entry.tier == "gate"
         for metric in entry.metrics
         if policy.metrics[metric].family == "time"
+        and policy.metrics[metric].smallest_effect is None  # coarser than any budget of 2 %
         and policy.metrics[metric].better == "lower"
         and record.metrics.get(metric, 0.0) > 0
     ]

@@ -35,9 +35,16 @@ class MetricRule:
     confirm: float | None = None
     """Noisy metrics only: three fresh processes must each be worse by this share, too."""
     device: Literal["any", "cpu", "cuda"] = "any"
+    smallest_effect: float | None = None
+    """For the paired rule, where this metric of any benchmark is coarser than its other times."""
+    enough: float | None = None
+    """Better than this is as good: what lies beyond is rounding."""
 
     def loss(self, baseline: float, now: float) -> float:
         """By how much `now` is worse, in the metric's unit; negative where it is better."""
+        if self.enough is not None:
+            clip = max if self.better == "lower" else min
+            baseline, now = clip(baseline, self.enough), clip(now, self.enough)
         return now - baseline if self.better == "lower" else baseline - now
 
     def allowed(self, baseline: float, relative: float | None = None) -> float:

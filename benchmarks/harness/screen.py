@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.interest import interest
 from benchmarks.harness.parameters import matches
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record, Session
@@ -17,12 +18,16 @@ from benchmarks.harness.verdict import judge
 
 LOOSE = 0.01
 """Slower than the stored number by more than this share is not clearly fine."""
-FINE = (Status.OK, Status.BETTER)
+FINE = (Status.OK, Status.BETTER, Status.NOT_PROVEN)
+"""What does not make a time a suspect by itself; the loose screen looks at each of them."""
 FOR_PAIRS = (
     Status.OK, Status.BETTER, Status.NEW, Status.NOT_PROVEN, Status.NOT_GATED, Status.SUSPECT,
     Status.INVALID, Status.WORSE,
 )  # fmt: skip
 """What the stored baseline may say about a time without deciding anything."""
+SEEDED = (Status.OK, Status.BETTER, Status.NEW, Status.WORSE)
+"""What it may say about an accuracy over seeds, which the pairs decide. One without seeds repeats,
+and is decided here."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Screened:
     suspects: tuple[str, ...]
     """Benchmarks with a time (or noisy memory) that is not clearly fine."""
     paired: tuple[str, ...]
-    """Benchmarks that always go on to pairs: accuracies, over the same seeds in both arms."""
+    """Benchmarks that always go on to pairs: accuracies over seeds, the same in both arms."""
     num_gated: int
     """Gated times of the whole pass, which share the error budget."""
 
@@ -51,8 +56,12 @@ def screen(run: Session, baseline: Baseline | None, policy: Policy, *, selected:
     verdict = judge(run, baseline, policy, expected=expected, baseline_required=True)
     kept: list[Finding] = [] if selected else [*_without_benchmark(run, policy)]
     suspects: set[str] = set()
+    accuracies = {
+        record.id for record, entry in _gated(run, policy)
+        if any(metric in record.samples for metric in entry.metrics)
+    }  # fmt: skip
     for finding in verdict.findings:
-        if finding.family == "accuracy" and finding.status is not Status.IMPOSSIBLE:
+        if finding.id in accuracies and finding.family == "accuracy" and finding.status in SEEDED:
             continue
         noisy = finding.family == "time" and finding.status in FOR_PAIRS
         if noisy or finding.status is Status.SUSPECT:
@@ -61,13 +70,9 @@ def screen(run: Session, baseline: Baseline | None, policy: Policy, *, selected:
         else:
             kept.append(finding)
     for record, entry in _gated(run, policy):
-        if any(_loose(record, stored.get(record.id), metric, rule)
+        if any(_loose(record, stored.get(record.id), metric, entry, rule)
                for metric, rule in _times(record, entry, policy)):  # fmt: skip
             suspects.add(record.id)
-    accuracies = {
-        record.id for record, entry in _gated(run, policy)
-        if any(policy.metrics[metric].family == "accuracy" for metric in entry.metrics)
-    }  # fmt: skip
     suspects &= {record.id for record, _ in _gated(run, policy)}
     num_gated = sum(len([*_times(record, e, policy)]) for record, e in _gated(run, policy))
     return Screened(tuple(kept), tuple(sorted(suspects)), tuple(sorted(accuracies)), num_gated)
@@ -86,7 +91,7 @@ def _times(record: Record, entry: Entry, policy: Policy) -> Iterator[tuple[str, 
             yield metric, policy.metrics[metric]
 
 
-def _loose(now: Record, base: Record | None, metric: str, rule: MetricRule) -> bool:
+def _loose(now: Record, base: Record | None, metric: str, entry: Entry, rule: MetricRule) -> bool:
     """Whether a time is slower than the stored one by more than the loose screen allows.
 
     Nothing is excused by a slower machine: canaries are noisier than 1 %, and a pair costs minutes.
@@ -96,7 +101,8 @@ def _loose(now: Record, base: Record | None, metric: str, rule: MetricRule) -> b
         return True
     ratio = now.metrics[metric] / before
     ratio = ratio if rule.better == "lower" else 1.0 / ratio if ratio > 0 else float("inf")
-    return not ratio <= 1.0 + LOOSE
+    wanted = interest(entry, rule, before)
+    return not ratio <= 1.0 + (LOOSE if rule.smallest_effect is None else wanted.margin)
 
 
 def _without_benchmark(run: Session, policy: Policy) -> Iterator[Finding]:

@@ -18,6 +18,9 @@ POLICY = Policy(
         "exact_bytes": MetricRule("memory", "lower", relative=0.01, absolute=1000),
         "noisy_bytes": MetricRule("memory", "lower", relative=0.01, absolute=1000, confirm=0.01),
         "error_m": MetricRule("accuracy", "lower", relative=0.1),
+        "open_s": MetricRule(
+            "time", "lower", relative=1.0, absolute=2.0, confirm=0.75, smallest_effect=0.5
+        ),
     },
     (
         Entry("advice*", "nobody", ("time_s",), tier="advisory"),
@@ -25,6 +28,7 @@ POLICY = Policy(
         Entry("hold*", "somebody", ("exact_bytes", "noisy_bytes")),
         Entry("learn*", "somebody", ("error_m",)),
         Entry("step*", "somebody", ("time_s",)),
+        Entry("open*", "somebody", ("open_s",)),
     ),
 )
 Times = Mapping[str, float]

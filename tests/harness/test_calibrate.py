@@ -25,6 +25,7 @@ from benchmarks.harness.calibration import (
     spread,
     write_calibration,
 )
+from benchmarks.harness.interest import Interest
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.pairs import State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
@@ -86,7 +87,7 @@ def test_outlier_does_not_make_a_machine_noisy() -> None:
 def test_detectable_slowdown_is_found_four_times_in_five(sd: float) -> None:
     """By the whole paired rule, screen included, on fresh noise of the same size."""
     draw = random.Random(11)
-    shift = math.log1p(detectable(sd, 0.03, num_gated=30))
+    shift = math.log1p(detectable(sd, Interest(0.03), num_gated=30))
     found = [
         decide_pairs(
             [draw.gauss(shift, math.sqrt(2) * sd) for _ in range(30)],
@@ -99,7 +100,7 @@ def test_detectable_slowdown_is_found_four_times_in_five(sd: float) -> None:
 
 def test_noisier_machines_find_less() -> None:
     """To the point where nothing can be found."""
-    found = [detectable(sd, 0.03, num_gated=30) for sd in (0.001, 0.01, 0.05, 50.0)]
+    found = [detectable(sd, Interest(0.03), num_gated=30) for sd in (0.001, 0.01, 0.05, 50.0)]
     assert found == sorted(found)
     assert found[0] < 0.01
     assert found[-1] == math.inf

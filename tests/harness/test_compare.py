@@ -74,6 +74,24 @@ def test_rate_that_falls_is_a_regression() -> None:
     assert judge(turned).code is Code.PASS
 
 
+@pytest.mark.parametrize(
+    ("base", "head", "code"),
+    [
+        (10.0, 12.0, Code.PASS),
+        (10.0, 20.0, Code.REGRESSION),
+        (0.05, 0.1, Code.PASS),
+        (0.05, 9.0, Code.REGRESSION),
+    ],
+)
+def test_coarse_time_has_margins_of_its_own(base: float, head: float, code: Code) -> None:
+    """Of a first call 20 % more is no loss, nor 50 ms; twice the compilation is one."""
+    blocks = [
+        block(n, [toy("open", open_s=base)], [toy("open", open_s=head * ratio**20)])
+        for n, ratio in enumerate([*SAME, *SAME, *SAME])
+    ]
+    assert judge(blocks).code is code
+
+
 def test_decided_benchmarks_are_not_measured_again() -> None:
     """Only what is suspect or open goes on."""
     blocks = [

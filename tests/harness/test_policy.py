@@ -1,12 +1,16 @@
 """The policy is read strictly, and the shipped one covers the shipped benchmarks."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.parameters import stable_id
-from benchmarks.harness.policy import Policy, PolicyError, read_policy
+from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
+from benchmarks.harness.verdict import Code
+from tests.harness.pairs_toys import block, toy
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RULE = '[metric.time_s]\nfamily = "time"\nbetter = "lower"\nrelative = 0.25\nconfirm = 0.15\n'
@@ -63,6 +67,50 @@ def test_missing_policy_is_refused(tmp_path: Path) -> None:
     """Without one nothing could be judged."""
     with pytest.raises(PolicyError, match="cannot be read"):
         read_policy(tmp_path / "policy.toml")
+
+
+def test_better_than_enough_is_as_good() -> None:
+    """What a picture gains beyond the rounding of its levels cannot be lost again."""
+    rule = MetricRule("accuracy", "higher", absolute=0.3, enough=60.0)
+    assert rule.loss(97.0, 64.0) == 0.0
+    assert rule.loss(97.0, 59.0) == 1.0
+    assert MetricRule("accuracy", "lower", enough=0.1).loss(0.01, 0.3) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("train_step[batch_size=8]", "first_call_s"),
+        ("infer[batch_size=1]", "first_call_s"),
+        ("render[splat=small]", "psnr_db"),
+        ("views[splat=small]", "psnr_db"),
+        ("accuracy", "median_rotation_deg"),
+        ("time_to_target", "to_target_s"),
+        ("scaling", "step_s"),
+    ],
+)
+def test_shipped_policy_gates(name: str, metric: str) -> None:
+    """Slower compilation, worse pictures and worse learning are red by a rule, not by luck."""
+    entry = read_policy(BENCHMARKS / "policy.toml").entry(name)
+    assert entry is not None
+    assert metric in entry.metrics
+    assert entry.tier == "gate"
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "values"),
+    [("train_step", "first_call_s", (3.0, 6.0)), ("render", "psnr_db", (40.0, 39.0))],
+)
+def test_shipped_policy_turns_a_loss_red(
+    name: str, metric: str, values: tuple[float, float]
+) -> None:
+    """In pairs of a suite whose times are otherwise equal."""
+    base, head = (replace(toy(name), metrics={"time_s": 1.0, metric: value}) for value in values)
+    found = judge_blocks(
+        [block(n, [base], [head]) for n in range(14)], read_policy(BENCHMARKS / "policy.toml")
+    )
+    assert found.code is Code.REGRESSION
+    assert [entry.finding.metric for entry in found.red] == [metric]
 
 
 def test_every_benchmark_has_an_entry_in_the_shipped_policy() -> None:

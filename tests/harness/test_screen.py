@@ -26,7 +26,7 @@ def baseline(*records: Record) -> Baseline:
 STORED = (
     toy("step_a", time_s=1.0),
     toy("step_b", time_s=1.0),
-    toy("learn", error_m=0.3),
+    replace(toy("learn", error_m=0.3), samples={"error_m": (0.2, 0.3, 0.4)}),
     toy("hold", exact_bytes=1e6, noisy_bytes=1e6),
 )
 
@@ -105,6 +105,29 @@ def test_noisy_memory_goes_on_to_pairs() -> None:
     """One process's peak accuses nobody."""
     found = screened(toy("hold", exact_bytes=1e6, noisy_bytes=2e6))
     assert (found.suspects, statuses(found)) == (("hold",), {})
+
+
+def test_accuracy_without_seeds_is_decided_here() -> None:
+    """A picture beside the exact one repeats: pairs would tell nothing more."""
+    found = screened(toy("learn", error_m=0.5))
+    assert found.ids == ()
+    assert statuses(found) == {"learn error_m": Status.WORSE}
+
+
+def test_lost_accuracy_is_coverage() -> None:
+    """Pairs would compare two arms that both lack it."""
+    assert statuses(screened(toy("learn"))) == {"learn error_m": Status.MISSING}
+
+
+@pytest.mark.parametrize(("seconds", "suspects"), [(12.0, ()), (13.0, ("open",))])
+def test_coarse_time_is_screened_by_its_own_margin(
+    seconds: float, suspects: tuple[str, ...]
+) -> None:
+    """A compiler's seconds repeat to 10 %: the loose one per cent would suspect every run."""
+    policy = Policy(POLICY.metrics, tuple(e for e in POLICY.entries if e.name == "open*"))
+    stored = baseline(toy("open", open_s=10.0))
+    found = screen(session(toy("open", open_s=seconds)), stored, policy, selected=True)
+    assert found.suspects == suspects
 
 
 def test_whole_policy_is_demanded() -> None:
