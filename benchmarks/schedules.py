@@ -41,6 +41,7 @@ TARGETS = ((0.10, 5.0), (0.05, 2.0), (0.03, 1.2))
 NUM_BLOCKS, BLOCK, LEAST_BLOCKS = 2, 50, 7
 """Blocks held out, frames in each, and the blocks that a scene must have for that size."""
 PROBE_EPOCHS = 4
+MIN_HEIGHT = 16
 VALIDATIONS = 60
 """In a run, about: how finely the time to a target is known."""
 STORES = 8
@@ -50,6 +51,9 @@ ROWS: dict[str, dict[str, object]] = {
     "base": {},
     "no-ema": {"train.ema_decay": 0.0},
     "constant": {"train.schedule": "constant"},
+    "progressive": {"train.low_resolution_share": 0.4},
+    "curriculum": {"views.curriculum_share": 0.5, "views.curriculum_start": 0.25},
+    "far-first": {"views.curriculum_share": 0.9, "views.curriculum_start": 2.0},
     "batch-8": {"train.batch_size": 8},
     "batch-32": {"train.batch_size": 32},
     "batch-64": {"train.batch_size": 64},
@@ -60,7 +64,7 @@ ROWS: dict[str, dict[str, object]] = {
     "no-dropout": {"model.dropout": 0.0, "model.drop_connect": 0.0},
     "no-augment": {"train.augment": 0.0},
 }
-"""Changes of the preset by name; one switch each."""
+"""Changes of the preset by name, one switch each; small images have half the height."""
 
 
 @dataclass(frozen=True)
@@ -167,15 +171,20 @@ def _timed(config: Config, epochs: int) -> Config:
 def seconds_per_epoch(
     scene: Scene, gaussians: Gaussians, config: Config, device: torch.device
 ) -> float:
-    """Of a probe's last epoch: by then everything is compiled and recorded."""
+    """Of a probe, when everything is compiled and recorded: with small images, and with full ones.
+
+    The mean of both, weighted by their shares of a run.
+    """
+    share = config.train.low_resolution_share
     short = changed(config, {
         "train.epochs": PROBE_EPOCHS, "train.validate_every": PROBE_EPOCHS,
-        "train.save_every": PROBE_EPOCHS,
+        "train.save_every": PROBE_EPOCHS, "train.low_resolution_share": 0.5 if share else 0.0,
     })  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "probe"
         train(scene, gaussians, short, run, device)
-        return float(records_of(run)[-1]["seconds"])
+        seconds = [float(record["seconds"]) for record in records_of(run)]
+    return share * seconds[PROBE_EPOCHS // 2 - 1] + (1 - share) * seconds[-1]
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:
@@ -320,8 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> None:
     device, scene = pick_device(arguments.device), rap.load(arguments.scene)
     in_room = "room" if arguments.scene == "room" else "seven_scenes"
-    base = changed(rap.preset(arguments.preset or in_room), parse_changes(arguments.set))
-    base = changed(base, blocks_of(scene))
+    wanted = parse_changes(arguments.set)
+    base = changed(rap.preset(arguments.preset or in_room), wanted)
+    half = {"train.low_resolution_height": max(MIN_HEIGHT, base.image.height // 2)}
+    base = changed(base, half | blocks_of(scene) | wanted)
     runs = [
         (f"{name}/seed-{seed}", changed(base, changes | {"train.seed": seed}))
         for seed in range(1, arguments.seeds + 1)

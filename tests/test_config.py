@@ -33,6 +33,8 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "refine_start": st.floats(0.0, 0.5),  # not above refine_stop
     "refine_stop": st.floats(0.5, 1.0),
     "min_coverage": UNIT,
+    "curriculum_share": UNIT,
+    "low_resolution_share": UNIT,
     "sh_degree": st.integers(0, 3),
     "micro_batches": st.just(1),  # must divide the batch size
     # not all terms may have weight 0
@@ -198,6 +200,14 @@ def test_written_toml_is_readable_by_others() -> None:
         ("[model]\ndropout = 1.0\n", r"model\.dropout = 1\.0 must be at least 0 and below 1"),
         ("[model]\ndrop_connect = -0.1\n", r"model\.drop_connect = -0\.1 must be at least 0"),
         ("[views]\nmin_coverage = 1.01\n", r"views\.min_coverage = 1\.01 must be from 0 to 1"),
+        (
+            "[views]\ncurriculum_share = 1.5\n",
+            r"views\.curriculum_share = 1\.5 must be from 0 to 1",
+        ),
+        (
+            "[train]\nlow_resolution_height = 8\n",
+            r"train\.low_resolution_height = 8 must be at least 16",
+        ),
         ("[train]\nema_decay = 1.0\n", r"train\.ema_decay = 1\.0 must be at least 0 and below 1"),
         ("[train]\nvalidation_fraction = 1\n", r"train\.validation_fraction = 1\.0 must be at le"),
         ("[train]\nvalidation_fraction = nan\n", r"train\.validation_fraction = nan must be at le"),

@@ -112,10 +112,18 @@ def test_rows_train_once_and_are_shown(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second call trains nothing; a third with other settings is refused."""
-    command = [*tiny, "--epochs", "2", "--only", "base,mine", "--row", "mine:train.batch_size=8"]
+    command = [
+        *tiny,
+        "--epochs",
+        "2",
+        "--only",
+        "progressive,mine",
+        "--row",
+        "mine:train.augment=1",
+    ]
     assert schedules.main(command) == 0
     logs = {path: path.read_bytes() for path in tmp_path.glob("rows/*/*/log.jsonl")}
-    assert {path.parent.parent.name for path in logs} == {"base", "mine"}
+    assert {path.parent.parent.name for path in logs} == {"progressive", "mine"}
     shown = capsys.readouterr().err
     assert all(f"{100 * metres:g}cm" in shown for metres, _ in TARGETS)
     assert schedules.main(command) == 0

@@ -121,6 +121,10 @@ class TrainConfig:
     """Natural log of the weight of the translation error in metres (published: 3)."""
     rotation_log_weight: float = 6.5
     """Natural log of the weight of the rotation-matrix error (published: 6.5)."""
+    low_resolution_share: float = 0.0
+    """Share of the epochs, from the first on, that train on smaller images; 0: off."""
+    low_resolution_height: int = 120
+    """Height of those smaller images in pixels; validation keeps image.height."""
     augment: float = 0.0
     """Strength of the photometric augmentation of all images; 0: off, 1: as strong as is sane."""
     augment_vignette: float = 0.0
@@ -156,5 +160,6 @@ class TrainConfig:
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
         at_least(self, "train", 0, "validation_block")
-        in_range(self, "train", 0, 1, "augment_vignette")
+        at_least(self, "train", 16, "low_resolution_height")
+        in_range(self, "train", 0, 1, "augment_vignette", "low_resolution_share")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

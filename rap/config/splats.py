@@ -104,6 +104,10 @@ class ViewsConfig:
     """Largest shift of the camera, uniform in a ball."""
     rotation_deg: float = 10.0
     """Largest turn of the camera about itself, a geodesic angle."""
+    curriculum_share: float = 0.0
+    """Share of the epochs in which these two go from a start to what they are; 0: off."""
+    curriculum_start: float = 0.25
+    """Factor on the two in the first epoch; above 1 they shrink. It changes evenly."""
     per_image: int = 1
     """Views per training photograph; 0 trains without synthesis, with weights.view = 0 as well."""
     refresh_epochs: int = 1
@@ -150,5 +154,6 @@ class ViewsConfig:
             in_range(self, "views", 0, 3, "sh_degree")
         at_least(self, "views", 0, "bounds_margin_m", "max_brisque")
         at_least(self, "views", 0, "appearance_scale", "appearance_jitter")
-        in_range(self, "views", 0, 1, "min_coverage")
+        at_least(self, "views", 0, "curriculum_start")
+        in_range(self, "views", 0, 1, "min_coverage", "curriculum_share")
         at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")

@@ -17,7 +17,7 @@ from rap.camera import Camera
 from rap.config import ConfigError, ViewsConfig
 from rap.data.images import ImageBank
 from rap.splat.gaussians import Gaussians
-from rap.synthesis.views import Anchors, RefreshStats, refresh_views
+from rap.synthesis.views import Anchors, RefreshStats, refresh_views, scaled_reach
 
 _NOTHING = RefreshStats(0, 0, 0, 0)
 
@@ -66,14 +66,14 @@ class ViewStream:
         """Steps after which every view of the bank has been redrawn and has landed."""
         return -(-self._bank.num // self._num) + 1
 
-    def advance(self, step: int, seed: int) -> None:
+    def advance(self, step: int, seed: int, reach: float = 1.0) -> None:
         """Land the views of the step before, and begin those of this step.
 
-        Call once per step, after the step's own work is queued. The views follow from step and
-        seed alone.
+        Call once per step, after the step's own work is queued. The views follow from step, seed
+        and `reach` (`scaled_reach`) alone.
         """
         self._land()
-        self._launch(step, seed)
+        self._launch(step, seed, scaled_reach(self._config, reach))
 
     def take_stats(self) -> RefreshStats:
         """What the views begun since the last call cost."""
@@ -93,7 +93,7 @@ class ViewStream:
         if self._side is not None:
             self._landed[half].record(torch.cuda.current_stream(self._bank.device))
 
-    def _launch(self, step: int, seed: int) -> None:
+    def _launch(self, step: int, seed: int, config: ViewsConfig) -> None:
         half = step % 2
         with self._beside():
             if self._side is not None:
@@ -102,7 +102,7 @@ class ViewStream:
             per_anchor = self._bank.num // len(self._anchors.world_from_camera)
             stats = refresh_views(
                 self._staging[half], self._gaussians, self._camera,
-                self._anchors.at(self._rows(step) // per_anchor), self._config,
+                self._anchors.at(self._rows(step) // per_anchor), config,
                 self._generator.manual_seed(seed), self._share,
             )  # fmt: skip
             if self._side is not None:

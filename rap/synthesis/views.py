@@ -4,7 +4,7 @@ What a view shows depends on the generator's seed, the attempt and the view's ro
 many views a call holds, nor on which rows are drawn, so that several GPUs can draw a share each.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
@@ -64,6 +64,16 @@ def anchors_of(
     centre = world_from_camera[:, :3, 3]
     low, high = centre.amin(0) - margin_m, centre.amax(0) + margin_m
     return Anchors(world_from_camera, low, high, exposure)
+
+
+def scaled_reach(config: ViewsConfig, factor: float) -> ViewsConfig:
+    """Settings for views that lie and turn that much farther from their anchors."""
+    if factor == 1:
+        return config
+    return replace(
+        config, translation_m=config.translation_m * factor,
+        rotation_deg=min(180.0, config.rotation_deg * factor),
+    )  # fmt: skip
 
 
 def share(num: int, rank: int, world: int, device: torch.device) -> Int64[Tensor, "k"]:

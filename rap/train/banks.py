@@ -18,9 +18,16 @@ from rap.splat.memory import in_batches
 from rap.synthesis.drawing import Shots, draw_images, prepared, views_at_once
 from rap.synthesis.filter import load_brisque
 from rap.synthesis.stream import ViewStream
-from rap.synthesis.views import Anchors, RefreshStats, anchors_of, refresh_views
+from rap.synthesis.views import (
+    Anchors,
+    RefreshStats,
+    anchors_of,
+    refresh_views,
+    scaled_reach,
+)
 from rap.train.batches import Banks, Batch, epoch_generator, epoch_seed
 from rap.train.distributed import current
+from rap.train.schedule import view_reach
 from rap.train.step import needs_features
 
 
@@ -117,8 +124,9 @@ def draw_views(material: Material, config: Config, epoch: int) -> RefreshStats |
     bank, ranks = material.banks.views, current()
     device = material.anchors.world_from_camera.device
     generator = epoch_generator(config.train.seed, epoch, "views", device)
+    views = scaled_reach(config.views, view_reach(config, epoch))
     stats = refresh_views(
-        bank, material.gaussians, material.camera, material.anchors, config.views, generator,
+        bank, material.gaussians, material.camera, material.anchors, views, generator,
         ranks.rows(bank.num, device),
     )  # fmt: skip
     ranks.gather_bank(bank)
@@ -131,7 +139,7 @@ def streamed(
     """The batches of an epoch; after each step the stream of views advances, if there is one."""
     for step, batch in enumerate(found):
         yield batch
-        _advance(material, config, epoch * num_steps + step)
+        _advance(material, config, epoch * num_steps + step, epoch)
 
 
 def drawn_in(epoch: int, config: Config) -> int:
@@ -151,13 +159,14 @@ def restore_views(material: Material, config: Config, epochs_done: int, num_step
         draw_views(material, config, epoch)
     if stream is not None:
         for step in range(total - last, total):
-            _advance(material, config, step)
+            _advance(material, config, step, step // num_steps)
         stream.take_stats()
 
 
-def _advance(material: Material, config: Config, step: int) -> None:
+def _advance(material: Material, config: Config, step: int, epoch: int) -> None:
     if material.stream is not None:
-        material.stream.advance(step, epoch_seed(config.train.seed, step, "stream"))
+        seed = epoch_seed(config.train.seed, step, "stream")
+        material.stream.advance(step, seed, view_reach(config, epoch))
 
 
 def fingerprint(material: Material, frames: Sequence[Frame], settings: str) -> str:

@@ -19,6 +19,7 @@ from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
 from rap.synthesis.augment import augmented
+from rap.synthesis.drawing import shrunk
 from rap.synthesis.views import RefreshStats
 from rap.train.banks import (
     Material,
@@ -35,7 +36,7 @@ from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.keeping import Keeper, Writer
 from rap.train.memory import announce, out_of_memory_explained
-from rap.train.schedule import learning_rate_factor
+from rap.train.schedule import image_height, learning_rate_factor
 from rap.train.state import Progress, load_state
 from rap.train.step import Learner, build_learner
 
@@ -94,7 +95,8 @@ def train(
             if 0 < config.train.patience <= progress.validations_since_best:
                 log.info(f"stopping: no better score in {config.train.patience} validations")
                 break
-            record = _epoch(runner, material, config, epoch, progress, tick)
+            with _positions_of(learner, config, epoch):
+                record = _epoch(runner, material, config, epoch, progress, tick)
             selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
             if ranks.leads:
@@ -149,11 +151,13 @@ def _epoch(
     num_steps, totals, num_images, factor = len(indices), {}, 0, 0.0
     parts = ranks.part(indices)
     found = batches(material.banks, parts, config.views.per_image, config.image.num_workers)
+    camera = material.camera.with_height(image_height(config, epoch))
     for batch in streamed(found, material, config, epoch, num_steps):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, runner.num_steps, num_steps * train.epochs
         )
-        batch = replace(batch, images=augmented(batch.images, train, augmentation))
+        images = shrunk(batch.images, camera.height, camera.width)
+        batch = replace(batch, images=augmented(images, train, augmentation))
         for name, value in runner(batch, factor).items():
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images) * ranks.world
@@ -173,6 +177,17 @@ def _epoch(
         **{f"loss_{name}": value for name, value in losses.items()},
     }  # fmt: skip
     return record | _views_record(stats, material)
+
+
+@contextmanager
+def _positions_of(learner: Learner, config: Config, epoch: int) -> Iterator[None]:
+    """Let cells of an epoch's smaller images have the places that they have in the full ones."""
+    positions = learner.regressor.positions
+    positions.stretch = config.image.height / image_height(config, epoch)
+    try:
+        yield
+    finally:
+        positions.stretch = 1.0
 
 
 def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, object]:
@@ -268,6 +283,12 @@ def _check_settings(config: Config, device: torch.device) -> None:
         raise ConfigError(
             f"train.schedule = {train.schedule!r} with train.patience = {train.patience} follows "
             "the validation score, but train.validation_fraction = 0 holds nothing out"
+        )
+    small, share = train.low_resolution_height, train.low_resolution_share
+    if share and small > config.image.height:
+        raise ConfigError(
+            f"train.low_resolution_height = {small} must be at most image.height = "
+            f"{config.image.height}, or train.low_resolution_share 0"
         )
     if config.model.batch_norm == "frozen":
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Learning rates and weight averages as plain functions of the step, so that resuming is exact."""
+"""What changes in the course of a run, as plain functions of step or epoch: resuming is exact."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rap.config import Schedule
+from rap.config import Config, Schedule
 
 WARMUP_SHARE = 0.1
 FINAL_FACTOR = 1e-3
@@ -25,6 +25,22 @@ def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, num_steps - warmup)
     return FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def image_height(config: Config, epoch: int) -> int:
+    """Height of the images that an epoch trains on: the smaller one in the first share of a run."""
+    train = config.train
+    small = epoch < round(train.low_resolution_share * train.epochs)
+    return train.low_resolution_height if small else config.image.height
+
+
+def view_reach(config: Config, epoch: int) -> float:
+    """Factor on how far views lie from their photographs in an epoch.
+
+    From `views.curriculum_start` evenly to 1 over a share of the run.
+    """
+    start, over = config.views.curriculum_start, config.views.curriculum_share * config.train.epochs
+    return 1.0 if epoch >= over else start + (1 - start) * epoch / over
 
 
 def average_weight(decay: float, step: int) -> float:

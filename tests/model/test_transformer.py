@@ -90,6 +90,20 @@ def test_map_larger_than_the_tables_is_refused(height: int, width: int) -> None:
         table(height, width)
 
 
+def test_cells_of_a_smaller_image_have_the_places_of_the_full_one() -> None:
+    """With vectors that are linear in the place, those at the smaller image's cells are exact."""
+    table = PositionTable(4)
+    with torch.no_grad():
+        for vectors, step in ((table.rows, 1.0), (table.columns, 10.0)):
+            vectors.copy_(step * (torch.arange(len(vectors))[:, None] + 0.5).expand(-1, 2))
+    table.stretch = 2.0
+    cells = table(3, 4)[1:].unflatten(0, (3, 4))
+    assert torch.allclose(cells[0, :, 0], 10 * torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    assert torch.allclose(cells[:, 0, 2], torch.tensor([1.0, 3.0, 5.0]))
+    with pytest.raises(ValueError, match="larger than the position tables"):
+        table(3, 128)
+
+
 def test_attention_weights_are_dropped_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Published dropout covers the attention weights, too."""
     rates = []

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 
 from rap.config import Config, ConfigError
 from rap.model.checkpoint import load as load_checkpoint
+from rap.model.regressor import Prediction, Regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
 from rap.train import keeping, loop
-from rap.train.banks import held_out_mask
+from rap.train.banks import draw_views, held_out_mask, prepare, streamed
+from rap.train.batches import Batch
 from rap.train.loop import TrainingError, train
 
 CPU = torch.device("cpu")
@@ -101,6 +103,60 @@ def test_streamed_views_are_drawn_beside_the_steps(
     assert records[1]["loss_view"] != others[1]["loss_view"]
 
 
+def test_the_first_epochs_can_train_on_smaller_images(
+    tiny_scene: Scene,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For its share of the run; validation always sees the full size, with its own positions."""
+    trained: list[tuple[torch.Size, float]] = []
+    scored: list[tuple[torch.Size, float]] = []
+    original = Regressor.forward
+
+    def watched(self: Regressor, images: torch.Tensor, **others: Any) -> Prediction:  # noqa: ANN401
+        seen = trained if self.training else scored
+        if (now := (images.shape[2:], self.positions.stretch)) not in seen:
+            seen.append(now)
+        return original(self, images, **others)
+
+    monkeypatch.setattr(Regressor, "forward", watched)
+    config = set_weights(set_train(tiny_config, epochs=4), view=0.0)
+    config = set_train(config, low_resolution_share=0.5, low_resolution_height=24)
+    train(tiny_scene, None, config, tmp_path / "run", CPU)
+    assert trained == [((24, 32), 2.0), ((48, 64), 1.0)]
+    assert scored == [((48, 64), 1.0)]
+
+
+def test_views_can_start_near_their_photographs(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config
+) -> None:
+    """Drawn all at once or streamed, they move away as epochs go by."""
+    views = replace(
+        tiny_config.views, curriculum_share=1.0, curriculum_start=0.0, stream_per_step=3
+    )
+    config = set_train(replace(tiny_config, views=views), epochs=4)
+    material = prepare(tiny_scene, tiny_splat, config, CPU)
+    bank = material.banks.views
+    assert bank is not None
+    anchors = material.anchors.world_from_camera
+
+    def farthest() -> float:
+        return float((bank.poses - anchors)[:, :3].abs().max())
+
+    draw_views(material, config, 0)
+    assert farthest() < 1e-6
+    photographs, poses = torch.zeros(0, 3, 1, 1), torch.zeros(0, 4, 4)
+    for _ in streamed(iter([Batch(photographs, poses, {})] * 2), material, config, 3, 2):
+        pass
+    moved = (bank.poses - anchors)[:, :3].abs().amax((1, 2)) > 1e-3
+    assert moved.sum() == 3
+    draw_views(material, config, 1)
+    near = farthest()
+    draw_views(material, config, 3)
+    assert 0 < near < farthest()
+
+
 def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
     tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
 ) -> None:
@@ -113,7 +169,11 @@ def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
     assert record["streamed_rendered"] == 3 * record["streamed_below_filter"] > 0
 
 
-@pytest.mark.parametrize(("killed_after", "streamed"), [(1, 0), (2, 0), (1, 3), (2, 3), (2, 6)])
+@pytest.mark.parametrize(
+    ("killed_after", "stream", "changing"),
+    [(1, 0, False), (2, 0, False), (1, 3, False), (2, 3, True), (2, 6, False), (1, 0, True),
+     (1, 6, True)],
+)  # fmt: skip
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_scene: Scene,
     tiny_splat: Gaussians,
@@ -121,14 +181,21 @@ def test_a_killed_run_resumes_to_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     killed_after: int,
-    streamed: int,
+    stream: int,
+    changing: bool,
 ) -> None:
-    """Interrupted between epochs, with dropout, EMA, stale or streamed views: the same bits."""
+    """Interrupted between epochs, with dropout, EMA, stale or streamed views: the same bits.
+
+    Also where image size and reach of the views change from epoch to epoch.
+    """
     config = set_train(tiny_config, ema_decay=0.9)
     config = replace(config, model=replace(config.model, dropout=0.1, drop_connect=0.2),
                      views=replace(config.views, refresh_epochs=2,
-                                   stream_per_step=streamed))  # fmt: skip
+                                   stream_per_step=stream))  # fmt: skip
     config = set_weights(config, rendered=1.0, feature=1.0, adversarial=0.7)
+    if changing:
+        config = set_train(config, low_resolution_share=0.6, low_resolution_height=32)
+        config = replace(config, views=replace(config.views, curriculum_share=0.9))
     whole = train(tiny_scene, tiny_splat, config, tmp_path / "whole", CPU)
 
     original = keeping.write_state
@@ -212,6 +279,7 @@ def test_a_diverged_run_says_so_and_scores_nothing(
         ("train", {"validation_fraction": 0.0, "schedule": "plateau"}, "holds nothing out"),
         ("train", {"validation_fraction": 0.0, "patience": 3}, "holds nothing out"),
         ("model", {"batch_norm": "frozen"}, "pretrained"),
+        ("train", {"low_resolution_share": 0.5}, "low_resolution_height = 120"),
     ],
 )
 def test_settings_that_cannot_work_fail_before_any_image_is_read(

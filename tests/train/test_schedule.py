@@ -1,6 +1,7 @@
-"""Learning-rate factors and the moving average of weights."""
+"""Learning-rate factors, sizes and reach by epoch, and the moving average of weights."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rap.config import Schedule
+from rap.config import Config, Schedule
 from rap.train.schedule import (
     FINAL_FACTOR,
     average_weight,
+    image_height,
     learning_rate_factor,
     update_average,
+    view_reach,
 )
 
 
@@ -32,6 +35,29 @@ def test_one_cycle_rises_to_one_and_falls_to_its_end(num_steps: int) -> None:
 def test_the_other_schedules_leave_the_rate_alone(schedule: Schedule) -> None:
     """Their factor is 1 at every step."""
     assert {learning_rate_factor(schedule, s, 50) for s in range(50)} == {1.0}
+
+
+@pytest.mark.parametrize(("share", "num_small"), [(0.0, 0), (0.25, 2), (0.3, 2), (1.0, 8)])
+def test_images_are_small_in_the_first_share_of_a_run(share: float, num_small: int) -> None:
+    """Then they have the size of the settings; with a share of 0 they always do."""
+    config = Config()
+    train = replace(config.train, epochs=8, low_resolution_share=share, low_resolution_height=60)
+    heights = [image_height(replace(config, train=train), epoch) for epoch in range(8)]
+    assert heights == [60] * num_small + [240] * (8 - num_small)
+
+
+@pytest.mark.parametrize(
+    ("share", "start", "expected"),
+    [(0.0, 0.25, [1, 1, 1, 1]), (1.0, 0.0, [0, 0.25, 0.5, 0.75]), (0.5, 3.0, [3, 2, 1, 1])],
+)
+def test_views_come_to_their_reach_evenly(
+    share: float, start: float, expected: list[float]
+) -> None:
+    """From near or from far; with a share of 0 they have it from the first epoch on."""
+    config = Config()
+    views = replace(config.views, curriculum_share=share, curriculum_start=start)
+    config = replace(config, views=views, train=replace(config.train, epochs=4))
+    assert [view_reach(config, epoch) for epoch in range(4)] == expected
 
 
 def test_average_follows_weights_and_statistics() -> None:
