@@ -14,24 +14,11 @@ from rap.model.precision import precision_scope
 from rap.synthesis.drawing import Shots, draw_images, prepared
 from rap.synthesis.views import anchors_of, refresh_views
 
-TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5, "fp16": 0.1}
-"""Largest deviation over the root mean square of what it must be; fp32 on a CPU has 1e-5.
-
-The network's frozen weights are far from trained ones, and half precisions round them: weights off
-by 1 % deviate by 0.05 to 0.8.
-"""
-RENDER_TOLERANCE = 5e-3
-"""gsplat cuts Gaussians off where the plain rasteriser does, to its own rounding."""
-
 
 def check(result: Result[frozen.Numbers], part: str, tolerance: float, forward: bool) -> None:
     """Every quantity against its golden one; gradients are left out with `forward`."""
-    golden = frozen.read_goldens(part)
-    off = frozen.difference(result.value, golden)
-    looked_at = {n: v for n, v in off.items() if not (forward and n.startswith("gradient"))}
-    worst = max(looked_at, key=lambda name: looked_at[name])
-    result.metric("off_share", looked_at[worst])
-    wrong = [f"{name} by {value:.1e}" for name, value in looked_at.items() if not value < tolerance]
+    worst, wrong = frozen.beyond(result.value, part, tolerance, forward=forward)
+    result.metric("off_share", worst)
     result.check(not wrong, f"off the golden numbers of {part}: {', '.join(wrong)}")
 
 
@@ -45,25 +32,25 @@ def bench_golden_network(measure: Measure, device: torch.device, precision: Prec
             return frozen.network_numbers(regressor)
 
     half = precision in ("bf16", "fp16")
-    check(measure(step, rounds=1), "network", TOLERANCE[precision], forward=half)
+    check(measure(step, rounds=1), "network", frozen.TOLERANCE[precision], forward=half)
 
 
 def bench_golden_render(measure: Measure, device: torch.device) -> None:
     """Colour, alpha, depth of two views and their gradient by every parameter of the Gaussians."""
     result = measure(lambda: frozen.render_numbers(torch.float32, device, "auto"), rounds=1)
-    check(result, "render", RENDER_TOLERANCE, forward=False)
+    check(result, "render", frozen.RENDER_TOLERANCE, forward=False)
 
 
 def bench_golden_losses(measure: Measure, device: torch.device) -> None:
     """Every loss term and its gradient."""
     result = measure(lambda: frozen.fast_losses(device), rounds=1)
-    check(result, "losses", TOLERANCE["fp32"], forward=False)
+    check(result, "losses", frozen.TOLERANCE["fp32"], forward=False)
 
 
 def bench_golden_step(measure: Measure, device: torch.device) -> None:
     """Four terms of a training step, and the gradient of their weighted sum: none is left out."""
     result = measure(lambda: frozen.step_numbers(device), rounds=1)
-    check(result, "step", TOLERANCE["fp32"], forward=False)
+    check(result, "step", frozen.TOLERANCE["fp32"], forward=False)
 
 
 def bench_golden_views(measure: Measure, device: torch.device) -> None:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from benchmarks import frozen
-from benchmarks.bench_golden import RENDER_TOLERANCE, TOLERANCE
 
 CPU = torch.device("cpu")
 
@@ -70,9 +69,9 @@ def shifted_gaussians(monkeypatch: pytest.MonkeyPatch) -> frozen.Numbers:
 def test_small_errors_move_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """By more than what is tolerated."""
     found = (
-        ("network", noisy_weights(), TOLERANCE["fp32"]),
-        ("render", shifted_gaussians(monkeypatch), RENDER_TOLERANCE),
-        ("losses", wrong_weight("vicreg"), TOLERANCE["fp32"]),
+        ("network", noisy_weights(), frozen.TOLERANCE["fp32"]),
+        ("render", shifted_gaussians(monkeypatch), frozen.RENDER_TOLERANCE),
+        ("losses", wrong_weight("vicreg"), frozen.TOLERANCE["fp32"]),
     )
     for part, numbers, tolerance in found:
         off = frozen.difference(numbers, frozen.read_goldens(part))

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from benchmarks import frozen
-from benchmarks.bench_golden import TOLERANCE
 from benchmarks.harness.faults import VARIABLE, FaultError
 from benchmarks.sabotage import sabotage
 from rap.data.images import ImageBank
@@ -30,8 +29,8 @@ def off_golden() -> float:
 def test_noisy_weights_are_seen_and_gone_again() -> None:
     """A tenth of a percent is enough."""
     with sabotage("weights=0.1"):
-        assert off_golden() > 2 * TOLERANCE["fp32"]
-    assert off_golden() < TOLERANCE["fp32"]
+        assert off_golden() > 2 * frozen.TOLERANCE["fp32"]
+    assert off_golden() < frozen.TOLERANCE["fp32"]
 
 
 def test_noise_comes_once_and_not_while_training() -> None:
@@ -51,9 +50,11 @@ def test_dropped_term_is_seen_in_the_step_s_gradient(term: str) -> None:
     golden = frozen.read_goldens("step")
     with sabotage(f"drop={term}"):
         off = frozen.difference(frozen.step_numbers(CPU), golden)
-    assert off[term] < TOLERANCE["fp32"]
-    assert max(off.values()) > 2 * TOLERANCE["fp32"]
-    assert max(frozen.difference(frozen.step_numbers(CPU), golden).values()) < TOLERANCE["fp32"]
+    assert off[term] < frozen.TOLERANCE["fp32"]
+    assert max(off.values()) > 2 * frozen.TOLERANCE["fp32"]
+    assert (
+        max(frozen.difference(frozen.step_numbers(CPU), golden).values()) < frozen.TOLERANCE["fp32"]
+    )
 
 
 def compared() -> tuple[step.Terms, torch.Tensor | None]:

@@ -21,6 +21,7 @@ LEGEND = (
     "whole suite; red below 0.01. finds: the smallest slowdown that these blocks could have found"
 )
 MAX_MARKDOWN_LINES = 60
+APPROVAL = "AN OWNER MUST APPROVE"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Report:
     """How to go on, or to see it again."""
     notes: tuple[str, ...] = ()
     """What a reader must know: injected faults, whose benchmarks judge."""
+    approvals: tuple[str, ...] = ()
+    """Why an owner must approve, beside the verdict: what the change does to its own gate."""
 
     @property
     def code(self) -> Code:
@@ -120,6 +123,8 @@ def _colour(entry: Compared) -> str:
 
 def lines(report: Report) -> Iterator[Line]:
     """The whole report as text."""
+    for reason in report.approvals:
+        yield Line(f"{APPROVAL}: {reason}", "red")
     yield from _head(report)
     yield Line("")
     found = [*rows(report.comparison)]
@@ -167,7 +172,10 @@ def _explained(report: Report) -> Iterator[tuple[str, str]]:
         if report.ended is not Ended.DECIDED or code is Code.INCONCLUSIVE:
             yield f"to go on: {report.command}", ""
     colour = "green" if code is Code.PASS else "red"
-    yield f"{code.name} (exit code {code.value}): {counted} times in pairs, {worst}", colour
+    told = f"{code.name} (exit code {code.value})"
+    if report.approvals and code is Code.PASS:
+        told, colour = f"{told}, once an owner has approved what stands at the top", "yellow"
+    yield f"{told}: {counted} times in pairs, {worst}", colour
 
 
 def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
@@ -198,6 +206,8 @@ def markdown(report: Report) -> str:
     text = [
         f"### {code.name}: {_cell(report.head.label)} against {_cell(report.base.label)}",
         "",
+        *(f"> **{APPROVAL}:** {_cell(reason)}" for reason in report.approvals),
+        *([""] if report.approvals else []),
         f"`{report.base.commit}` → `{report.head.commit}`, {report.num_blocks} blocks in "
         f"{report.seconds:.0f} s, {report.ended.value}. {_cell(report.machine)}",
         *(f"**{_cell(note)}**" for note in report.notes),
@@ -239,6 +249,7 @@ def content(report: Report) -> dict[str, object]:
         "num_gated": report.comparison.num_gated,
         "seconds": round(report.seconds, 1),
         "notes": list(report.notes),
+        "approvals": list(report.approvals),
         "findings": [_entry(entry) for entry in report.comparison.entries],
     }
 

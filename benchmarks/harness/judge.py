@@ -1,13 +1,17 @@
-"""Who judges a change: the policy, baselines and harness of its base.
+"""Who judges a change: the policy, baselines, harness and golden numbers of its base.
 
 The benchmarks are the base's, too, unless the change edits them: then both arms run the head's, and
-the report asks for an owner's approval.
+the report asks for an owner's approval. What only the head names is added: entries of the policy,
+golden numbers, their twins. So a change can grow its gate, and cannot loosen it.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.additions import GOLDENS, add_goldens
+from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.known import Known, suite_names
 from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
@@ -16,7 +20,25 @@ from benchmarks.harness.trees import Source, copy_tree
 BENCHMARKS = Path("benchmarks")
 HARNESS = BENCHMARKS / "harness"
 OWN_GATE = HARNESS / "commands" / "gate.py"
-APPROVAL = "an owner must approve"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a head is judged by, and what of it an owner must look at."""
+
+    policy: Policy
+    """The base's rules, and the head's for what only the head names."""
+    declared: Policy
+    """The head's own: what it still promises to have."""
+    base_names: frozenset[str]
+    """Bare names of the benchmarks in the base's suite."""
+    head_names: frozenset[str]
+    approvals: tuple[str, ...] = ()
+    """Why an owner must approve; empty where the change leaves its gate alone."""
+
+    def known(self, baseline: Baseline | None) -> Known:
+        """What the base knows, with its baseline of this machine."""
+        return Known(frozenset(() if baseline is None else baseline.records), self.base_names)
 
 
 @dataclass(frozen=True)
@@ -25,35 +47,59 @@ class Judge:
 
     folder: Path
     """A tree with the benchmarks, settings and harness that both arms get."""
-    policy: Policy
-    notes: tuple[str, ...]
+    terms: Terms
 
 
 def compose_judge(base: Source, head: Source, folder: Path) -> Judge:
     """The base's judge, with the head's benchmarks where the head has changed them."""
+    terms = terms_of(base.folder, head.folder)
     if not (base.folder / HARNESS).is_dir():
         copy_tree(head.folder, folder)
-        text = f"the base has no benchmarks: judged by those of the head; {APPROVAL}"
-        return Judge(folder, read_policy(head.folder / POLICY), (text,))
+        return Judge(folder, terms)
     copy_tree(base.folder, folder)
-    notes = []
-    changed = changed_benchmarks(base.folder, head.folder)
-    if changed:
+    if changed_benchmarks(base.folder, head.folder):
         for old in benchmark_files(folder):
             old.unlink()
         for new in benchmark_files(head.folder):
             shutil.copy2(new, folder / BENCHMARKS)
-        names = ", ".join(changed)
-        notes.append(f"both arms run the benchmarks of the head ({names} changed): {APPROVAL}")
-    ours, theirs = read_policy(base.folder / POLICY), read_policy(head.folder / POLICY)
+    add_goldens(folder / BENCHMARKS, head.folder / BENCHMARKS)
+    return Judge(folder, terms)
+
+
+def terms_of(base: Path, head: Path) -> Terms:
+    """The terms on which a head is judged against its base; both are read, nothing of them runs."""
+    theirs = read_policy(head / POLICY)
+    if not (base / HARNESS).is_dir():
+        text = "the base has no benchmarks: judged by those of the head"
+        return Terms(theirs, theirs, frozenset(), suite_names(head), (text,))
+    ours = read_policy(base / POLICY)
+    asked = [*_edits(base, head)]
     if ours != theirs:
-        notes.append(
+        asked.append(
             "the head changes benchmarks/policy.toml: judged by the base's, what is new by the "
-            f"head's; {APPROVAL}"
+            "head's"
         )
-    if digest_of(base.folder / HARNESS) != digest_of(head.folder / HARNESS):
-        notes.append(f"the head changes the harness: judged by the base's; {APPROVAL}")
-    return Judge(folder, merged(ours, theirs), tuple(notes))
+    names = suite_names(base), suite_names(head)
+    return Terms(merged(ours, theirs), theirs, *names, tuple(asked))
+
+
+def _edits(base: Path, head: Path) -> list[str]:
+    """What a head does to the files that it is measured and judged with."""
+    found = []
+    changed = changed_benchmarks(base, head)
+    if changed:
+        found.append(f"both arms run the benchmarks of the head: {', '.join(changed)} changed")
+    moved = _changed(_files(base, GOLDENS), _files(head, GOLDENS))
+    if moved:
+        found.append(
+            f"the head changes {', '.join(moved)}: the golden numbers are the base's, only what "
+            "it lacks is the head's"
+        )
+    if digest_of(base / HARNESS) != digest_of(head / HARNESS):
+        found.append("the head changes the harness: judged by the base's")
+    if not (base / OWN_GATE).is_file():
+        found.append("the base has no gate of its own: judged by the head's harness")
+    return found
 
 
 def merged(base: Policy, head: Policy) -> Policy:
@@ -64,14 +110,22 @@ def merged(base: Policy, head: Policy) -> Policy:
 
 
 def benchmark_files(root: Path) -> list[Path]:
-    """The suite without harness and policy: benchmarks, workloads, goldens, what they share."""
-    judged = ("__main__.py", POLICY.name)
-    found = [path for path in (root / BENCHMARKS).iterdir() if path.name not in judged]
+    """The suite without what judges: benchmarks, workloads, what they share."""
+    judges = ("__main__.py", POLICY.name, *GOLDENS)
+    found = [path for path in (root / BENCHMARKS).iterdir() if path.name not in judges]
     return sorted(path for path in found if path.is_file())
 
 
 def changed_benchmarks(base: Path, head: Path) -> list[str]:
     """Names of the suite's files that the head has added, removed or edited."""
-    before = {path.name: path.read_bytes() for path in benchmark_files(base)}
-    after = {path.name: path.read_bytes() for path in benchmark_files(head)}
-    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return _changed(benchmark_files(base), benchmark_files(head))
+
+
+def _files(root: Path, names: tuple[str, ...]) -> list[Path]:
+    return [path for name in names if (path := root / BENCHMARKS / name).is_file()]
+
+
+def _changed(before: list[Path], after: list[Path]) -> list[str]:
+    old = {path.name: path.read_bytes() for path in before}
+    new = {path.name: path.read_bytes() for path in after}
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

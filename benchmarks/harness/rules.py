@@ -42,6 +42,7 @@ class Status(Enum):
     OK = "ok"
     BETTER = "better"
     NEW = "new"
+    REMOVED = "removed"
     SKIPPED = "skipped"
     NOT_PROVEN = "worse, not proven"
     NOT_GATED = "not compared"

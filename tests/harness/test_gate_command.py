@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,8 @@ from benchmarks.harness.baseline import COMMITTED, Baseline, write_baseline
 from benchmarks.harness.blocks import Side
 from benchmarks.harness.calibration import Calibrated, Calibration, write_calibration
 from benchmarks.harness.commands import gate
+from benchmarks.harness.processes import Ran
+from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options
 from benchmarks.harness.trees import Arm, Source
 from tests.harness.pairs_toys import MACHINE, ToyProcesses, toy
@@ -34,6 +36,9 @@ class Stage:
     noise: float = 0.001
     offset: float = 1.0
     """How much slower this session is than the stored one."""
+    dies_in_the_base: bool = False
+    arms: list[dict[str, str]] = field(default_factory=list)
+    """The files of the benchmarks that each arm got."""
 
     def gate(self, *arguments: str) -> int:
         """The literal command against the first commit; its exit code."""
@@ -46,9 +51,19 @@ class Stage:
         """Stands in for real processes."""
         text = (arm.root / "rap" / "__init__.py").read_text(encoding="utf-8")
         cost = {"spin": float(text.split()[2]), "steady": 0.01, "more": 0.01}
+        files = [*(arm.root / "benchmarks").glob("*.*")]
+        self.arms.append({path.name: path.read_text(encoding="utf-8") for path in files})
         times = {name: self.offset * cost[name] for name in self.benchmarks}
         chance = random.Random(f"{side} of the toys {len(self.log)}")
-        return ToyProcesses(times, self.noise, chance, self.log, side)
+        spoil = crash if self.dies_in_the_base and side == "base" else None
+        return ToyProcesses(times, self.noise, chance, self.log, side, spoil)
+
+
+def crash(_number: int, found: Session) -> Ran:
+    """Every benchmark uses a name that the package lacks."""
+    reason = "AttributeError: module 'rap' has no attribute 'faster'"
+    records = [replace(toy(one.id, outcome="errored"), reason=reason) for one in found.records]
+    return Ran(replace(found, records=tuple(records)), 1, "")
 
 
 @pytest.fixture
@@ -62,9 +77,9 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     origins = {record.id: "abc, 2026-01-01" for record in stored}
     path = tmp_path / "toy" / COMMITTED / MACHINE.key / "room.json"
     write_baseline(path, Baseline(MACHINE, "room", {r.id: r for r in stored}, origins))
-    harness = tmp_path / "toy" / "benchmarks" / "harness" / "__init__.py"
-    harness.parent.mkdir()
-    harness.touch()
+    commands = tmp_path / "toy" / "benchmarks" / "harness" / "commands"
+    commands.mkdir(parents=True)
+    (commands / "gate.py").touch()
     repository = make_toy_tree(tmp_path / "toy", harness=False, policy=GATED)
     stage = Stage(repository)
     monkeypatch.setattr(runs, "launcher_of", stage.launcher)
@@ -125,7 +140,7 @@ def test_head_cannot_loosen_its_own_gate(stage: Stage, capsys: pytest.CaptureFix
     path.write_text(path.read_text(encoding="utf-8").replace("0.005", "0.5"), encoding="utf-8")
     stage.toy.commit("loosened")
     assert stage.gate() == 1
-    assert "policy.toml: judged by the base's" in capsys.readouterr().out
+    assert "benchmarks/policy.toml: judged by the base's" in capsys.readouterr().out
 
 
 def test_new_benchmark_comes_with_its_own_entry(
@@ -140,8 +155,68 @@ def test_new_benchmark_comes_with_its_own_entry(
     stage.toy.write("benchmarks/policy.toml", GATED + entry.replace("spin", "more"))
     assert stage.gate() == 0
     printed = capsys.readouterr().out
-    assert "both arms run the benchmarks of the head (bench_more.py changed)" in printed
-    assert "an owner must approve" in printed
+    assert "both arms run the benchmarks of the head: bench_more.py changed" in printed
+    assert "AN OWNER MUST APPROVE" in printed
+    assert "new here, so there is no base to compare with: more" in printed
+    assert "PASS (exit code 0), once an owner has approved" in printed.splitlines()[-2]
+
+
+def test_edited_goldens_do_not_judge(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """The arms get the base's numbers beside the head's benchmarks, and every report says so."""
+    stage.toy.write("benchmarks/goldens.json", '{"network": {"pose": [1.0]}}')
+    stage.toy.write("benchmarks/frozen.py", "TOLERANCE = 0.001\n")
+    base = stage.toy.commit("goldens")
+    stage.toy.write("benchmarks/goldens.json", '{"network": {"pose": [2.0]}}')
+    stage.toy.write("benchmarks/frozen.py", "TOLERANCE = 9.0\n")
+    stage.toy.write("benchmarks/bench_toy.py", "def bench_spin(): ...\n\ndef bench_steady(): ...\n")
+    assert main(["gate", "--base", base, "--device", "cpu"], stage.toy.root) == 0
+    (arm,) = stage.arms
+    assert arm["goldens.json"] == '{"network": {"pose": [1.0]}}'
+    assert arm["frozen.py"] == "TOLERANCE = 0.001\n"
+    (folder,) = (stage.toy.root / ".benchmarks" / "gate").iterdir()
+    page = (folder / "result.md").read_text(encoding="utf-8")
+    content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    for text in (capsys.readouterr().out, page, " ".join(content["approvals"])):
+        assert "golden numbers are the base's" in text
+        assert "toy.py changed" in text
+    assert page.splitlines()[0].startswith("### PASS")
+    assert "AN OWNER MUST APPROVE" in page.splitlines()[2]
+
+
+def test_change_of_the_package_needs_no_owner(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The note would be worth nothing if every change had it."""
+    stage.toy.cost(0.00499)
+    assert stage.gate() == 0
+    assert "OWNER" not in capsys.readouterr().out
+
+
+def test_removed_benchmark_must_leave_the_policy_too(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Out of the suite alone it is lost; declared, it passes with a note."""
+    stage.benchmarks = ("spin",)
+    stage.toy.write("benchmarks/bench_toy.py", "def bench_spin(): ...\n")
+    assert stage.gate() == 12
+    assert "steady: MISSING" in capsys.readouterr().out
+    without = GATED[: GATED.rindex("[[benchmark]]")]
+    assert 'name = "steady"' not in without
+    stage.toy.write("benchmarks/policy.toml", without)
+    assert stage.gate() == 0
+    printed = capsys.readouterr().out
+    assert "removed from the suite and from its policy: steady" in printed
+    assert "AN OWNER MUST APPROVE" in printed
+
+
+def test_known_benchmark_that_dies_in_the_base_arm_is_coverage(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The suspect's pairs need both arms; a head that only it can run is no pass."""
+    stage.toy.cost(0.0053)
+    stage.dies_in_the_base = True
+    assert stage.gate() == 12
+    assert "spin: CRASHED. crashed in the base arm (AttributeError" in capsys.readouterr().out
 
 
 def test_base_with_another_harness_judges_itself(

@@ -24,11 +24,11 @@ from benchmarks.harness.commands.ab import (
 )
 from benchmarks.harness.compare import Compared, Comparison
 from benchmarks.harness.handover import Evidence, write_evidence
-from benchmarks.harness.judge import APPROVAL, HARNESS, OWN_GATE, Judge, compose_judge
+from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
 from benchmarks.harness.lock import alone
-from benchmarks.harness.policy import Policy
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, terminable
 from benchmarks.harness.record import Session
+from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.runs import (
     STORE,
     Options,
@@ -42,6 +42,7 @@ from benchmarks.harness.runs import (
 from benchmarks.harness.screen import Screened, screen
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.trees import Arm, Source, compose, named_tree, scratch, working_tree
+from benchmarks.harness.turnover import approvals_in, with_turnover
 from benchmarks.harness.verdict import CODES, SEVERITY, Code
 from benchmarks.harness.versus import Ended, with_counts
 
@@ -81,9 +82,6 @@ def run(arguments: Namespace) -> int:
 def _judge_here(home: Path, base: Source, options: Options, folder: Path) -> tuple[Report, Path]:
     head = working_tree(home)
     judge = compose_judge(base, head, folder / "judge")
-    if not (base.folder / OWN_GATE).is_file():
-        text = f"the base has no gate of its own: judged by the head's harness; {APPROVAL}"
-        judge = replace(judge, notes=(*judge.notes, text))
     return Gate(home, base, head, judge, options, folder).run()
 
 
@@ -122,16 +120,17 @@ class Gate:
         """The report and where it is kept."""
         start = time.monotonic()
         arm = compose(self.head, self.judge.folder, self.folder / "screen")
-        policy = narrowed(self.judge.policy, ())
+        policy = narrowed(self.judge.terms.policy, ())
         session = self._pass(arm)
         baseline, path = self._baseline(session)
         selected = "-k" in self.options.selection
         found = screen(session, baseline, policy, selected=selected)
+        found = with_turnover(found, session, baseline, self.judge.terms, selected=selected)
         committed = path.is_relative_to(self.base.folder / COMMITTED)
         name = f"{'the base' if committed else 'this machine'}'s {path.parent.name}/{path.name}"
         against = f"screened against {name}" if baseline else f"no baseline: {name} is not there"
         paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
-        notes = (*self.judge.notes, f"{against}: {paired}")
+        notes = (f"{against}: {paired}",)
         if not found.ids or baseline is None:
             judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated))
             report = Report(
@@ -143,7 +142,11 @@ class Gate:
             coarse = coarse_times(path, session)
             if coarse:
                 notes = (*notes, f"too noisy here to be red unless proven: {', '.join(coarse)}")
-            report, kept = self._pairs(found, policy, start, notes, coarse)
+            known = self.judge.terms.known(baseline)
+            trees = Trees(self.base, self.head, self.judge.folder, notes, policy, known)
+            report, kept = self._pairs(found, trees, start, coarse)
+        asked = approvals_in([entry.finding for entry in report.comparison.entries])
+        report = replace(report, approvals=(*self.judge.terms.approvals, *asked))
         store(report, kept)
         write_evidence(kept / "screen.json", Evidence(session, (), (), required=True))
         return report, kept
@@ -169,19 +172,13 @@ class Gate:
         return read_baseline(path, key, suite), path
 
     def _pairs(
-        self,
-        found: Screened,
-        policy: Policy,
-        start: float,
-        notes: tuple[str, ...],
-        coarse: tuple[str, ...],
+        self, found: Screened, trees: Trees, start: float, coarse: tuple[str, ...]
     ) -> tuple[Report, Path]:
         spent = time.monotonic() - start
         options = replace(
             self.options, ids=found.ids, screened=found.suspects, num_gated=found.num_gated,
             budget_s=self.options.budget_s - spent, coarse=coarse,
         )  # fmt: skip
-        trees = Trees(self.base, self.head, self.judge.folder, notes, policy)
         words = ["ab", self.base.label, "-k", " or ".join(_bare(name) for name in found.ids)]
         command = repeat_command(words, resume=False)
         report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
@@ -203,7 +200,13 @@ def _bare(name: str) -> str:
 
 def _combined(found: Screened, pairs: Comparison) -> Comparison:
     """The screen's own findings and those of the pairs, under the gravest code."""
-    entries = (*map(Compared, found.findings), *pairs.entries)
+    told = {_what(finding) for finding in found.findings}
+    fresh = [e for e in pairs.entries if _what(e.finding) not in told]
+    entries = (*map(Compared, found.findings), *fresh)
     codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES} | {pairs.code}
     code = next((code for code in SEVERITY if code in codes), Code.PASS)
     return replace(pairs, code=code, entries=entries)
+
+
+def _what(finding: Finding) -> tuple[str, str, Status]:
+    return finding.id, finding.metric, finding.status

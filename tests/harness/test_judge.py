@@ -1,0 +1,122 @@
+"""Who judges: the base's policy, harness and golden numbers, whatever the head has edited."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.judge import Judge, compose_judge
+from benchmarks.harness.policy import PolicyError
+from benchmarks.harness.trees import Source
+from tests.harness.toy_trees import POLICY, ToyTree, make_toy_tree
+
+FROZEN = 'TOLERANCE = 0.001\n\n\ndef twin() -> float:\n    """The base\'s."""\n    return 1.0\n'
+ENTRY = '\n[[benchmark]]\nname = "more"\nowner = "Ada"\nmetrics = []\n'
+
+
+class Change:
+    """A base with golden files, and a head that starts as its copy."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.base, self.head = (self._tree(home / name) for name in ("base", "head"))
+
+    def _tree(self, root: Path) -> ToyTree:
+        root.mkdir()
+        toy = ToyTree(root)
+        toy.write("benchmarks/frozen.py", FROZEN)
+        toy.write("benchmarks/plain.py", "ONE = 1.0\n")
+        toy.write("benchmarks/goldens.json", '{"network": {"pose": [1.0]}}\n')
+        toy.write("benchmarks/bench_golden.py", "def bench_golden_network(measure): ...\n")
+        toy.write("benchmarks/harness/__init__.py", "")
+        toy.write("benchmarks/harness/commands/gate.py", "")
+        return make_toy_tree(root, harness=False)
+
+    def judge(self) -> Judge:
+        """Who judges the head."""
+        base, head = (Source(tree.root, "t", "abc") for tree in (self.base, self.head))
+        return compose_judge(base, head, self.home / "judge")
+
+    def text(self, name: str) -> str:
+        """A file as both arms get it."""
+        return (self.home / "judge" / "benchmarks" / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Change:
+    """Nothing is changed yet."""
+    return Change(tmp_path)
+
+
+def test_change_of_the_package_alone_asks_nobody(change: Change) -> None:
+    """The judge is the base's, and there is nothing to approve."""
+    change.head.cost(0.1)
+    assert change.judge().terms.approvals == ()
+
+
+@pytest.mark.parametrize("name", ["frozen.py", "plain.py", "goldens.json"])
+def test_golden_files_are_the_base_s(change: Change, name: str) -> None:
+    """Though the head has moved a number, a tolerance or a twin; the report says so."""
+    before = (change.base.root / "benchmarks" / name).read_text(encoding="utf-8")
+    change.head.write(f"benchmarks/{name}", before.replace("1.0", "2.0").replace("0.001", "9.0"))
+    (asked,) = change.judge().terms.approvals
+    assert change.text(name) == before
+    assert name in asked
+    assert "golden numbers are the base's" in asked
+
+
+def test_edited_benchmark_does_not_bring_its_goldens(change: Change) -> None:
+    """The suite is the head's for both arms, the numbers that it must give are not."""
+    change.head.write("benchmarks/bench_golden.py", "# edited\n")
+    change.head.write("benchmarks/goldens.json", "{}")
+    asked = " ".join(change.judge().terms.approvals)
+    assert change.text("bench_golden.py") == "# edited\n"
+    assert json.loads(change.text("goldens.json")) == {"network": {"pose": [1.0]}}
+    assert "bench_golden.py" in asked
+    assert "goldens.json" in asked
+
+
+def test_new_golden_is_the_head_s(change: Change) -> None:
+    """With its twin, beside what the base has."""
+    change.head.write(
+        "benchmarks/frozen.py", FROZEN + "\n\ndef depth() -> float:\n    return 3.0\n"
+    )
+    change.head.write("benchmarks/goldens.json", '{"network": {}, "depth": {"z": [3.0]}}')
+    change.judge()
+    assert "def depth" in change.text("frozen.py")
+    assert json.loads(change.text("goldens.json"))["depth"] == {"z": [3.0]}
+
+
+def test_edited_policy_and_harness_are_the_base_s(change: Change) -> None:
+    """What the head adds to the policy holds, too."""
+    change.head.write("benchmarks/policy.toml", POLICY.replace("0.25", "9.0") + ENTRY)
+    change.head.write("benchmarks/harness/rules.py", "# mine")
+    judge = change.judge()
+    assert judge.terms.policy.metrics["time_s"].relative == 0.25
+    assert judge.terms.policy.entry("more") is judge.terms.policy.entries[0]
+    assert [entry.name for entry in judge.terms.policy.entries] == ["*", "more"]
+    assert not (change.home / "judge/benchmarks/harness/rules.py").exists()
+    assert len(judge.terms.approvals) == 2
+
+
+def test_names_of_both_suites_are_known(change: Change) -> None:
+    """Read, and not run."""
+    change.head.write("benchmarks/bench_toy.py", "def bench_more(measure): ...\n")
+    terms = change.judge().terms
+    assert terms.base_names == {"spin", "steady", "golden_network"}
+    assert terms.head_names == {"more", "golden_network"}
+
+
+def test_base_without_benchmarks_is_judged_by_the_head_s(change: Change) -> None:
+    """Somebody has to begin; an owner looks at it."""
+    shutil.rmtree(change.base.root / "benchmarks/harness")
+    (asked,) = change.judge().terms.approvals
+    assert "the base has no benchmarks" in asked
+
+
+def test_head_without_a_policy_is_one_error(change: Change) -> None:
+    """Its benchmarks must be declared somewhere."""
+    (change.head.root / "benchmarks/policy.toml").unlink()
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
+        change.judge()
