@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 
 import rap
-from benchmarks import schedules
-from benchmarks.schedules import ROWS, TARGETS, changed, outcome, parse_changes, shard_of
+from benchmarks import schedules, trainings
+from benchmarks.schedules import ROWS
+from benchmarks.trainings import (
+    TARGETS,
+    Pace,
+    Setting,
+    changed,
+    outcome,
+    parse_changes,
+    probe,
+    shard_of,
+)
 from benchmarks.workloads import CPU_SCALE, accuracy_config, splat
 from rap.config import Config, ConfigError, preset, to_toml
 from rap.data.room import RoomSpec, make
@@ -87,9 +97,9 @@ def test_time_to_a_target_is_that_of_training_alone(tmp_path: Path) -> None:
 def test_a_row_that_has_not_ended_shows_nothing(tmp_path: Path) -> None:
     """Neither one of which epochs are missing, nor one without its weights."""
     run = a_run(tmp_path / "a" / "seed-1", preset("room"), [record(1.0, 0.1, 1.0)] * 2)
-    assert set(schedules.finished(tmp_path)) == {"a"}
+    assert set(trainings.finished(tmp_path)) == {"a"}
     (run / "best.safetensors").unlink()
-    assert schedules.finished(tmp_path) == {}
+    assert trainings.finished(tmp_path) == {}
     (run / "best.safetensors").touch()
     (run / "log.jsonl").write_text(json.dumps(record(1.0, 0.1, 1.0)))
     assert outcome(run) is None
@@ -99,13 +109,13 @@ def test_blocks_are_of_fifty_frames_where_there_are_enough() -> None:
     """Two blocks; of a scene with few photographs, two sevenths."""
     few = make(RoomSpec(num_train=15, num_test=1, width=16, height=12))
     for scene, size in ((few, 2), (replace(few, train=few.train * 24), 50)):
-        fraction, block = schedules.blocks_of(scene).values()
+        fraction, block = trainings.blocks_of(scene).values()
         assert isinstance(fraction, float)
         assert isinstance(block, int)
         mask = "".join("x" if held else "." for held in
                        held_out_mask(len(scene.train), fraction, block))  # fmt: skip
         assert [len(part) for part in mask.split(".") if part] == [size, size]
-        assert len(schedules.without_held_out(scene).train) == len(scene.train) - 2 * size
+        assert len(trainings.without_held_out(scene).train) == len(scene.train) - 2 * size
 
 
 def test_rows_train_once_and_are_shown(
@@ -150,19 +160,21 @@ def test_epochs_follow_from_the_minutes_and_the_pace(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A budget of time holds as many epochs as the probe's pace says, and at least one."""
-    monkeypatch.setattr(schedules, "seconds_per_epoch", lambda *_: 0.5)
+    monkeypatch.setattr(trainings, "probe", lambda *_: Pace(0.5, 1.0))
     assert schedules.main([*tiny, "--only", "base", "--minutes", "0.025"]) == 0
     (log,) = tmp_path.glob("rows/base/*/log.jsonl")
     assert len(log.read_text().splitlines()) == 3
 
 
-def test_the_pace_is_that_of_an_epoch(scene: Scene, tmp_path: Path) -> None:
-    """From a real probe, which leaves nothing behind."""
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_pace_is_that_of_a_real_probe(scene: Scene, share: float) -> None:
+    """Twelve photographs and two views of each make an epoch, with small images or without."""
     config = changed(accuracy_config(CPU_SCALE, 1), parse_changes(TINY))
-    gaussians = splat(scene, 200, 0, pick_device("cpu"))
-    pace = schedules.seconds_per_epoch(scene, gaussians, config, pick_device("cpu"))
-    assert 0 < pace < 60
-    assert list(tmp_path.iterdir()) == []
+    changes = {"train.low_resolution_share": share, "train.low_resolution_height": 24}
+    config = changed(config, changes | trainings.blocks_of(scene) | {"views.per_image": 2})
+    cpu = pick_device("cpu")
+    pace = probe(Setting(scene, config, splat(scene, 200, 0, cpu), cpu), config)
+    assert pace.seconds_per_epoch * pace.images_per_s == pytest.approx(36, rel=0.05)
 
 
 def test_shards_share_all_rows() -> None:
