@@ -14,6 +14,7 @@ from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
 from rap.model.infer import PoseNetwork
 from rap.model.precision import precision_scope, tf32_scope
+from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory
 from rap.model.regressor import Regressor
 
 _TRIALS = 3
@@ -61,6 +62,8 @@ class Localizer:
         self.batch_size = batch_size
         self.network = PoseNetwork(regressor, camera, precision)
         self._precision: Precision = precision
+        # For all recordings: cuBLAS keeps 32 MiB for each stream for good (on Hopper).
+        self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
         self._use(execution)
 
     @torch.no_grad()
@@ -101,11 +104,13 @@ class Localizer:
                     return self._run(images)
             except RuntimeError as error:
                 simpler = SIMPLER.get(self.runs)
-                if simpler is None or isinstance(error, torch.OutOfMemoryError):
+                pass_on_out_of_memory(error)
+                if simpler is None:
                     raise
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                log.warn(f"execution {self.runs!r} failed, so it is {simpler!r}: {reason}")
-                self.why = reason
+                if "graphed" in self.runs:
+                    free_generator(self.device)
+                self.why = in_a_line(error)
+                log.warn(f"execution {self.runs!r} failed, so it is {simpler!r}: {self.why}")
                 self._use(simpler)
 
     def _run(self, images: Images) -> Matrices:
@@ -121,9 +126,10 @@ class Localizer:
         return self._whole(images)[:num]
 
     def _record(self, size: int, images: Images) -> "Recording":
-        shape = (size, *images.shape[1:])
-        return Recording(self._side_by_side, torch.zeros(shape, dtype=torch.uint8,
-                         device=self.device))  # fmt: skip
+        if self._streams is None:
+            self._streams = torch.cuda.Stream(self.device), torch.cuda.Stream(self.device)
+        images = torch.zeros(size, *images.shape[1:], dtype=torch.uint8, device=self.device)
+        return Recording(self._side_by_side, images, *self._streams)
 
     def _side_by_side(self, images: Images, side: torch.cuda.Stream) -> Matrices:
         """The network with its branches on two streams.
@@ -144,10 +150,12 @@ class Localizer:
 class Recording:
     """A CUDA graph of a call for one batch size, with memory of its own for images and poses."""
 
-    def __init__(self, call: Callable[[Tensor, torch.cuda.Stream], Tensor], images: Images) -> None:
+    def __init__(
+        self, call: Callable[[Tensor, torch.cuda.Stream], Tensor], images: Images,
+        main: torch.cuda.Stream, side: torch.cuda.Stream,
+    ) -> None:  # fmt: skip
         self._images = images
         self._graph = torch.cuda.CUDAGraph()
-        main, side = torch.cuda.Stream(), torch.cuda.Stream()
         main.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(main):
             for _ in range(_TRIALS):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rap import log
 from rap.config import Config
+from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory, side_stream
 from rap.model.regressor import Regressor
 from rap.train.batches import Batch
 from rap.train.distributed import Ranks
@@ -29,6 +30,10 @@ NUM_VARIANTS = 64
 """Of one function: each block of the trunk is another one to the compiler, which stops at 8."""
 
 
+Shapes = tuple[torch.Size, dict[str, int]]
+"""Of the images, and how many there are of each kind."""
+
+
 class Runner:
     """Runs steps of one learner as `train.execution` asks, or as near to it as works here."""
 
@@ -37,13 +42,21 @@ class Runner:
         self._compile = config.train.execution != "eager"
         self._record = config.train.execution == "graphed"
         self._recording: Recording | None = None
+        self._compiled: list[Shapes] = []
         self.why = ""
         """Why steps do not run as they were asked to; empty where they do."""
+        reasons = []
+        if self._compile and (reason := _why_not_compiled(config)):
+            self._compile = False
+            reasons.append(reason)
         if self._record and (reason := _why_not_recorded(config, device)):
-            self._record, self.why = False, reason
+            self._record = False
             # A processor has no launches to save, and compiling takes minutes of a short run.
             self._compile = self._compile and device.type == "cuda"
-            log.info(f"train.execution = 'graphed': {reason}, so steps run {self.runs}")
+            reasons.append(reason)
+        if reasons:
+            self.why, asked = "; ".join(reasons), config.train.execution
+            log.info(f"train.execution = {asked!r}: {self.why}, so steps run {self.runs}")
 
     @property
     def runs(self) -> str:
@@ -64,7 +77,7 @@ class Runner:
 
     def __call__(self, batch: Batch, lr_factor: float) -> Terms:
         """One step; returns its detached terms on the device."""
-        if self._compile and self._learner.compare is compare:
+        if self._compile and shapes(batch) not in self._compiled:
             self._try_compiler(batch)
         if self._record and (self._recording is None or not self._recording.fits(batch)):
             self._try_recording(batch)
@@ -74,16 +87,18 @@ class Runner:
         return self._recording.replay(batch)
 
     def _try_compiler(self, batch: Batch) -> None:
-        self._learner.compare = compiled_compare(self._learner.regressor)
+        """Compile for these shapes; where that fails, no step is compiled from now on."""
+        if self._learner.compare is compare:
+            self._learner.compare = compiled_compare(self._learner.regressor)
         try:
             with kept_state(self._learner, self._device), many_variants(), alone(self._learner):
                 step(self._learner, batch, self._config)
+            self._compiled.append(shapes(batch))
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+            pass_on_out_of_memory(error)
             self._learner.compare = compare
-            self._compile, self.why = False, f"torch.compile failed: {_first_line(error)}"
-            log.warn(f"torch.compile failed, so steps run {self.runs}: {_first_line(error)}")
+            self._compile, self.why = False, f"torch.compile failed: {in_a_line(error)}"
+            log.warn(f"torch.compile failed, so steps run {self.runs}: {in_a_line(error)}")
 
     def _try_recording(self, batch: Batch) -> None:
         self._recording = None  # frees its memory first
@@ -91,11 +106,10 @@ class Runner:
             with kept_state(self._learner, self._device):
                 self._recording = Recording(self._learner, batch, self._config)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            self._record, self.why = False, f"no CUDA graph of the step: {_first_line(error)}"
-            _free_generator(self._device)
-            log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {_first_line(error)}")
+            pass_on_out_of_memory(error)
+            self._record, self.why = False, f"no CUDA graph of the step: {in_a_line(error)}"
+            free_generator(self._device)
+            log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {in_a_line(error)}")
 
 
 def compiled_compare(_regressor: Regressor) -> Comparison:
@@ -120,7 +134,9 @@ class Recording:
         )  # fmt: skip
         self.num_replays = 0
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
+        stream = side_stream(batch.images.device)
+        # What earlier work has left in the allocator's cache belongs to other streams.
+        torch.cuda.empty_cache()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(NUM_TRIALS):
@@ -137,7 +153,7 @@ class Recording:
 
     def fits(self, batch: Batch) -> bool:
         """Whether the batch has the recorded sizes."""
-        return batch.sizes == self._batch.sizes and batch.images.shape == self._batch.images.shape
+        return shapes(batch) == shapes(self._batch)
 
     def replay(self, batch: Batch) -> Terms:
         """The recorded step on another batch; the terms are a copy that later steps leave alone."""
@@ -221,13 +237,14 @@ def _why_not_recorded(config: Config, device: torch.device) -> str:
     return ""
 
 
-def _free_generator(device: torch.device) -> None:
-    """A recording that broke off leaves the generator waiting for its end: give it a new state."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    generator = torch.cuda.default_generators[index]
-    generator.graphsafe_set_state(generator.clone_state())
+def _why_not_compiled(config: Config) -> str:
+    """Why a step is not to be compiled; empty where it is."""
+    model = config.model
+    if config.train.checkpointing and (model.dropout or model.drop_connect):
+        return "compiled checkpointing draws dropout that does not follow the seed"
+    return ""
 
 
-def _first_line(error: RuntimeError) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+def shapes(batch: Batch) -> Shapes:
+    """What a compiled or recorded step is made for."""
+    return batch.images.shape, dict(batch.sizes)

