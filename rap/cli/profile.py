@@ -1,7 +1,7 @@
 """`rap profile`: where the time of training, fitting, view synthesis or inference goes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import rap
@@ -52,6 +52,9 @@ class Profile:
     """Steps under the profiler; fewer where one takes seconds."""
     batch_size: int = 1
     """Images per step of infer."""
+    batch_sizes: tuple[int, ...] = ()
+    """For train: speed and memory of each of these batch sizes instead of a profile, and the knee:
+    the smallest within 10 % of the best rate. Ends where memory does."""
     precision: Precision = "fp32"
     """Arithmetic of infer; training's is train.precision."""
     execution: InferExecution = "eager"
@@ -80,8 +83,15 @@ def run(argv: Sequence[str]) -> int:
     if kind is None:
         raise UsageError(f"give one of {', '.join(KINDS)} first: rap profile train [SCENE]")
     check_at_least(1, steps=arguments.steps, batch_size=arguments.batch_size)
+    check_at_least(1, batch_sizes=min(arguments.batch_sizes, default=1))
+    if arguments.batch_sizes and kind != "train":
+        raise UsageError(f"--batch-sizes is for rap profile train, not {kind}")
     out = arguments.out or Path(f"profile-{kind}")
     check_out_folder(out, reuse=True)
+
+    if arguments.batch_sizes:
+        _knee(arguments, config, out)
+        return 0
 
     from rap.profiling import profile, text_of
 
@@ -90,6 +100,33 @@ def run(argv: Sequence[str]) -> int:
     log.info(text_of(summary))
     log.info(f"{out}: trace.json.gz (chrome://tracing), summary.txt, summary.json")
     return 0
+
+
+def _knee(arguments: Profile, config: Config, out: Path) -> None:
+    from rap.evaluate import pick_device
+    from rap.profiling import jobs, knee_report
+    from rap.profiling.knee import batch_curve, free_host_bytes
+    from rap.splat.gaussians import load_ply
+
+    # Settings that do not fit together are refused before anything is measured.
+    configs = {
+        size: replace(config, train=replace(config.train, batch_size=size))
+        for size in arguments.batch_sizes
+    }
+    device = pick_device(arguments.device)
+    gaussians = None if arguments.splat is None else load_ply(arguments.splat)
+    scene = rap.load(arguments.scene, arguments.format)
+    material = jobs.training_material(scene, gaussians, config, device)
+    curve = batch_curve(
+        f"training steps of {scene.source}, {config.train.precision}",
+        lambda size: jobs.training_job(material, configs[size], device),
+        arguments.batch_sizes,
+        free_host_bytes,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    knee_report.write(curve, out)
+    knee_report.show(curve)
+    log.info(f"{out}: knee.txt, knee.json, knee.png")
 
 
 def _job(kind: str, arguments: Profile, config: Config) -> "rap.profiling.Job":

@@ -36,9 +36,21 @@ def train_job(
 
     Views are drawn once before; where they come as a stream, it advances while a batch is fetched.
     """
+    return training_job(training_material(scene, gaussians, config, device), config, device)
+
+
+def training_material(
+    scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
+) -> Material:
+    """What steps of any batch size read: photographs, renderings, and views drawn once."""
     material = _material(scene, gaussians, config, device)
-    runner = Runner(_new_learner(material, config, device), config, device)
     draw_views(material, config, epoch=0)
+    return material
+
+
+def training_job(material: Material, config: Config, device: torch.device) -> Job:
+    """A step of a fresh learner on what was prepared, in batches of `train.batch_size`."""
+    runner = Runner(_new_learner(material, config, device), config, device)
     stream = _endless_batches(material, config)
     current: list[Batch] = [next(stream)]
     generator = epoch_generator(config.train.seed, 0, "augment", device)
@@ -54,7 +66,7 @@ def train_job(
         runner(current[0], 1.0)
 
     images = len(current[0].images)
-    what = f"training step of {scene.source}, {images} images, {config.train.precision}"
+    what = f"training step of {material.source}, {images} images, {config.train.precision}"
     parts = (Part("batch", fetch, is_input=True), Part("augment", augment), Part("step", update))
     asked = config.train.execution
     return Job(what, device, parts, images, "images", lambda: _way(runner.runs, asked, runner.why))

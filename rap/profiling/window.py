@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from rap.profiling.gpu import allocator_of, power_of, watching
 from rap.profiling.summary import Allocator, Power, Summary
-from rap.profiling.trace import PHASE, STEP, read_trace
+from rap.profiling.trace import PHASE, STEP, Trace, read_trace
 
 _TIMED_S = 1.0
 _SLOW_S, _SLOW_STEPS = 1.0, 2
@@ -91,10 +91,7 @@ def record(job: Job, out: Path, steps: int = 5) -> Summary:
     _profile(job, steps, trace_file)
     if job.device.type == "cuda":
         _snapshot(job, out / "memory.pickle")
-    with gzip.open(trace_file, "rt", encoding="utf-8") as file:
-        events = json.load(file)["traceEvents"]
-    on_gpu = job.device.type == "cuda"
-    trace = read_trace(events, on_gpu, [part.name for part in job.parts if part.is_input])
+    trace = _read(trace_file, job)
     return Summary(
         what=job.what, device=job.device.type, items=job.items, unit=job.unit,
         step_ms=found.step_ms, profiled_ms=trace.step_ms, num_steps=trace.num_steps,
@@ -128,6 +125,13 @@ def timed(job: Job, steps: int = 5) -> Timed:
         times = _plain_times(job, min(steps, _SLOW_STEPS) if warm_up.slow else steps)
     allocator = allocator_of(torch.cuda.memory_stats(job.device)) if on_gpu else None
     return Timed(warm_up, statistics.median(times), allocator, power_of(samples))
+
+
+def allocated_in_a_step(job: Job, folder: Path) -> int:
+    """The most that a step takes at once on the host beyond what was there; a trace is left."""
+    _profile(job, 1, folder / "trace.json.gz")
+    trace = _read(folder / "trace.json.gz", job)
+    return max((size for _, size in trace.memory), default=0)
 
 
 def warmed_up(job: Job) -> WarmUp:
@@ -178,6 +182,13 @@ def _profile(job: Job, steps: int, trace_file: Path) -> None:
                 if index + 1 == steps:
                     _wait(job.device)
         profiler.export_chrome_trace(str(trace_file))
+
+
+def _read(trace_file: Path, job: Job) -> Trace:
+    with gzip.open(trace_file, "rt", encoding="utf-8") as file:
+        events = json.load(file)["traceEvents"]
+    inputs = [part.name for part in job.parts if part.is_input]
+    return read_trace(events, job.device.type == "cuda", inputs)
 
 
 def _snapshot(job: Job, path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rap import cli
-from rap.profiling import Job, Part, profile, verdict
+from rap.profiling import Job, Part, profile, verdict, window
 from rap.profiling.gpu import power_of, watching
 
 TINY = """
@@ -82,6 +82,30 @@ def test_profile_says_what_ran(
     assert line in shown
     assert ("asked was" in shown) == (execution == "graphed")
     assert json.loads((out / "summary.json").read_text())["ran"].startswith(line)
+
+
+def test_knee_of_training_is_found(
+    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the command line: table, numbers and picture; the words of the command are checked."""
+    settings, out = tmp_path / "tiny.toml", tmp_path / "out"
+    settings.write_text(TINY)
+    monkeypatch.setattr(window, "_TIMED_S", 0.0)
+    words = [*map(str, [scene, "--config", settings, "-o", out, "--device", "cpu"])]
+    assert cli.main(["profile", "train", *words, "--batch-sizes", "3", "2"]) == 0
+    content = json.loads((out / "knee.json").read_text())
+    assert [point["batch_size"] for point in content["points"]] == [2, 3]
+    assert f"knee: batch size {content['knee']}" in capfd.readouterr().err
+    assert content["what"].endswith("fp32; ran eager")
+    assert (out / "knee.png").exists()
+    words += ["--weights.feature", "1"]
+    for kind, size, message in (
+        ("fit", "2", "--batch-sizes is for rap profile train"),
+        ("train", "0", "--batch-sizes = 0 must be at least 1"),
+        ("train", "1", "vicreg's variance needs at least 2 photographs"),
+    ):
+        assert cli.main(["profile", kind, *words, "--batch-sizes", size]) == 2
+        assert message in capfd.readouterr().err
 
 
 def test_slow_input_is_found(tmp_path: Path) -> None:
