@@ -185,7 +185,7 @@ class Measure:
         stage: Stage,
     ) -> Timing[T]:
         watch = None if stage.gpu is None else Watch(stage.gpu)
-        canary = stage.canaries.sing()
+        canary = stage.canaries.before()
         if self.record.cache == "cold":
             flush = Flush(self.device, before_round)
             stage.memory.exclude(flush.num_bytes)

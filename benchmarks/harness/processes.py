@@ -12,6 +12,7 @@ from types import FrameType
 
 from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
+from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import RECORDS_FILE
 from benchmarks.harness.record import Session, read_session
 from benchmarks.harness.trees import Arm
@@ -19,7 +20,7 @@ from benchmarks.harness.verdict import Code
 
 TIMEOUT_S = 1800.0
 TAIL_LINES = 15
-QUIET = ("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+OPTIONS = (*QUIET, "--continue-on-collection-errors")
 UNSET = ("CI", "PYTEST_ADDOPTS", faults.VARIABLE, RECORDS_FILE, assignment.VARIABLE)
 """Of the environment, what would make an arm's process another one than it is told to be."""
 NOTHING_SELECTED = 5
@@ -80,7 +81,7 @@ class Launcher:
             output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
             Assignment(str(self.arm.root), self.arm.digest, wanted, paired).write(told)
             variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
-            command = [self.python, "-m", "pytest", "benchmarks", *mode, *QUIET, *self.arguments]
+            command = [self.python, "-m", "pytest", "benchmarks", *mode, *OPTIONS, *self.arguments]
             code, text = run_process(command, self.arm.root, self._environment(seed, variables))
             tail = "\n".join(text.splitlines()[-TAIL_LINES:])
             if code == Code.USAGE and NO_CONFTEST not in text:

@@ -17,7 +17,7 @@ from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.machine import Machine, commit_of, slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
-from benchmarks.harness.memory import MemoryWatch
+from benchmarks.harness.memory import MemoryWatch, forget_what_is_loaded
 from benchmarks.harness.options import Wanted
 from benchmarks.harness.parameters import matches, stable_id
 from benchmarks.harness.policy import Policy, read_policy
@@ -124,6 +124,8 @@ class Suite:
         if self.timing is not None:
             # Their buffers must lie before the reset.
             _ = self.timing.canaries
+            if self._memory is None:
+                forget_what_is_loaded()
             self._memory = MemoryWatch(self.device)
 
     def measure_for(self, request: pytest.FixtureRequest) -> Measure:
