@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.compare import UNSTEADY, Compared, Comparison
+from benchmarks.harness.markdown import APPROVAL
 from benchmarks.harness.pairs import PairedVerdict, State
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import SCHEMA
@@ -21,7 +22,6 @@ LEGEND = (
     "whole suite; red below 0.01. finds: the smallest slowdown that these blocks could have found"
 )
 MAX_MARKDOWN_LINES = 60
-APPROVAL = "AN OWNER MUST APPROVE"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from benchmarks.harness.verdict import CODES, SEVERITY, Code
 
 MAX_LINES = 60
 MAX_TEXT = 300
-SHOWN = (Status.NOT_PROVEN, Status.NOT_GATED, Status.BETTER)
+APPROVAL = "AN OWNER MUST APPROVE"
+SHOWN = (Status.REMOVED, Status.NOT_PROVEN, Status.NOT_GATED, Status.BETTER)
 """Worth a row of their own though they are not red."""
 ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#!|~@$&:])")
 
@@ -27,11 +28,22 @@ def plain(text: str) -> str:
     return ACTIVE.sub(lambda found: f"&#{ord(found[0])};", cut)
 
 
-def page(code: Code, findings: Sequence[Finding], facts: Sequence[str]) -> list[str]:
-    """At most 60 lines: the verdict, what it was made from, red rows first, then the doubtful."""
+def page(
+    code: Code,
+    findings: Sequence[Finding],
+    facts: Sequence[str],
+    approvals: Sequence[str] = (),
+) -> list[str]:
+    """At most 60 lines: the verdict, what an owner must approve, what it was made from, rows.
+
+    Red rows come first, then what came, went or is doubtful.
+    """
     rows = [*red(findings), *(f for f in findings if f.status in SHOWN)]
     fine = len(findings) - len(rows)
-    lines = [f"## {code.name} (exit code {code.value})", ""]
+    asked = ", once an owner has approved" if approvals and code is Code.PASS else ""
+    lines = [f"## {code.name} (exit code {code.value}){asked}", ""]
+    lines += [f"> **{APPROVAL}:** {plain(reason)}" for reason in approvals[:10]]
+    lines += [""] if approvals else []
     lines += [f"- {plain(fact)}" for fact in facts[:10]]
     if rows:
         header = ["", "| benchmark | metric | base | now | change | verdict |",

@@ -26,6 +26,7 @@ from benchmarks.harness.compare import Compared, Comparison
 from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
 from benchmarks.harness.lock import alone
+from benchmarks.harness.origin import write_arms
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, terminable
 from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
@@ -148,6 +149,7 @@ class Gate:
         asked = approvals_in([entry.finding for entry in report.comparison.entries])
         report = replace(report, approvals=(*self.judge.terms.approvals, *asked))
         store(report, kept)
+        write_arms(kept, self.base.commit, self.head.commit)
         write_evidence(kept / "screen.json", Evidence(session, (), (), required=True))
         return report, kept
 

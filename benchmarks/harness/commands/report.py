@@ -1,6 +1,7 @@
 """`python -m benchmarks report`: the verdict again, from the evidence that a run has written.
 
-It believes nothing but numbers: policy and baselines are those of this checkout. Evidence is what
+It believes nothing but numbers: policy and baselines are those of this checkout; with `--head`
+those of the base commit, and the evidence must be of the two commits. Evidence is what
 `pytest benchmarks --benchmark-compare --benchmark-evidence FILE` writes, the blocks of an `ab`, or
 the folder that a `gate` leaves: its screen, and the blocks of what was suspect.
 """
@@ -8,24 +9,28 @@ the folder that a `gate` leaves: its screen, and the blocks of what was suspect.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.baseline import locate, read_baseline
+from benchmarks.harness.baseline import Baseline, locate, read_baseline
 from benchmarks.harness.blocks import KIND as BLOCKS
-from benchmarks.harness.blocks import BlockFile
+from benchmarks.harness.blocks import Block, BlockFile
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.gate import coarse_times
-from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.curves import CURVES, CurvesError, draw, read_curves
 from benchmarks.harness.handover import read_evidence, refuse_large
 from benchmarks.harness.judging import is_required
-from benchmarks.harness.known import read_known
+from benchmarks.harness.known import Known, known_of, read_known
 from benchmarks.harness.markdown import annotations, junit, page
-from benchmarks.harness.policy import Policy, read_policy
-from benchmarks.harness.record import Session
+from benchmarks.harness.origin import Origin, origin_of
+from benchmarks.harness.policy import Policy, PolicyError, read_policy
+from benchmarks.harness.record import RecordError, Session
 from benchmarks.harness.rules import Finding, Status
-from benchmarks.harness.screen import screen
+from benchmarks.harness.screen import Screened, screen
 from benchmarks.harness.suite import POLICY
+from benchmarks.harness.trees import TreeError, scratch
+from benchmarks.harness.turnover import approvals_in, with_turnover
 from benchmarks.harness.verdict import CODES, SEVERITY, Code, judge
 
 SCREEN, PAIRS = "screen.json", "blocks.jsonl"
@@ -33,11 +38,43 @@ SCREEN, PAIRS = "screen.json", "blocks.jsonl"
 Judged = tuple[Code, Sequence[Finding], list[str]]
 
 
+@dataclass(frozen=True)
+class Basis:
+    """By what evidence is judged."""
+
+    root: Path
+    """The tree that holds the baselines."""
+    policy: Policy
+    baselines: Path | None = None
+    origin: Origin | None = None
+
+    def baseline(self, run: Session) -> tuple[Baseline | None, Path]:
+        """The stored numbers of the machine of a run."""
+        path = locate(self.root, run.machine.key, run.suite, self.baselines)
+        return read_baseline(path, run.machine.key, run.suite), path
+
+    def require_head(self, path: Path, *sessions: Session) -> None:
+        """RecordError where sessions are of another commit than the one that is judged."""
+        if self.origin is not None:
+            self.origin.require(sessions, self.origin.head, str(path))
+
+    def require_blocks(self, path: Path, blocks: Sequence[Block]) -> None:
+        """The same for both arms of every block."""
+        self.require_head(path, *(block.head for block in blocks))
+        if self.origin is not None:
+            base = [block.base for block in blocks]
+            self.origin.require(base, self.origin.base, f"{path}: the base arm")
+
+
 def add(subparsers: Subparsers) -> None:
     """The command line of `report`."""
     parser = subparsers.add_parser("report", help="make a verdict again from its evidence")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE",
                         help="evidence, the blocks of an ab, or the folder of a gate")  # fmt: skip
+    parser.add_argument("--head", metavar="COMMIT",
+                        help="what evidence must be of; the policy is its base's")  # fmt: skip
+    parser.add_argument("--base", metavar="REF",
+                        help="with --head; default: what the gate names")  # fmt: skip
     parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR")
     parser.add_argument("--annotate", action="store_true",
                         help="also GitHub's annotations, on the lines of the policy")  # fmt: skip
@@ -50,28 +87,52 @@ def add(subparsers: Subparsers) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print one page for each file; the exit code is the gravest verdict."""
-    policy = read_policy(arguments.root / POLICY)
     if arguments.curves is not None and (len(arguments.files) > 1 or arguments.files[0].is_dir()):
         raise UsageError("--curves draws one run: give the file of its evidence alone")
+    if arguments.base is not None and arguments.head is None:
+        raise UsageError("--base judges a commit: name it with --head")
     codes: list[Code] = []
     everything: list[Finding] = []
-    for path in arguments.files:
-        code, findings, facts = _judge(path, arguments, policy)
-        codes.append(code)
-        everything += findings
-        text = "\n".join(page(code, findings, facts)) + "\n"
-        sys.stdout.write(text)
-        if arguments.output is not None:
-            with arguments.output.open("a", encoding="utf-8") as file:
-                file.write(text)
-        if arguments.annotate:
-            for line in annotations(findings, policy, arguments.root / POLICY):
-                sys.stdout.write(f"{line}\n")
+    with scratch() as folder:
+        for number, path in enumerate(arguments.files):
+            try:
+                basis = _basis(path, arguments, folder / str(number))
+                code, findings, facts = _judge(path, basis)
+            except (RecordError, TreeError, PolicyError, UsageError) as error:
+                _write(page(Code.USAGE, [], [str(error)]), arguments.output)
+                raise
+            codes.append(code)
+            everything += findings
+            terms = None if basis.origin is None else basis.origin.terms
+            asked = () if terms is None else (*terms.approvals, *approvals_in(findings))
+            text = _write(page(code, findings, facts, asked), arguments.output)
+            sys.stdout.write(text)
+            if arguments.annotate:
+                told = arguments.root if basis.origin is None else basis.origin.head.folder
+                for line in annotations(findings, basis.policy, told / POLICY):
+                    sys.stdout.write(f"{line}\n")
     if arguments.junit is not None:
         arguments.junit.write_text(junit(everything), encoding="utf-8")
     if arguments.curves is not None:
         _draw(arguments.files[0], arguments.curves, arguments.root / CURVES)
     return _gravest(codes)
+
+
+def _basis(path: Path, arguments: Namespace, folder: Path) -> Basis:
+    """The policy and baselines of this checkout, or those of the base of a named commit."""
+    root: Path = arguments.root
+    if arguments.head is None:
+        return Basis(root, read_policy(root / POLICY), arguments.baseline_dir)
+    origin = origin_of(root, arguments.head, arguments.base, path, folder)
+    return Basis(origin.base.folder, origin.terms.policy, arguments.baseline_dir, origin)
+
+
+def _write(lines: Sequence[str], output: Path | None) -> str:
+    text = "\n".join(lines) + "\n"
+    if output is not None:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(text)
+    return text
 
 
 def _draw(path: Path, folder: Path, listed: Path) -> None:
@@ -89,55 +150,51 @@ def _gravest(codes: Sequence[Code]) -> Code:
     return next((code for code in SEVERITY if code in codes), Code.PASS)
 
 
-def _judge(path: Path, arguments: Namespace, policy: Policy) -> Judged:
+def _judge(path: Path, basis: Basis) -> Judged:
     if path.is_dir():
-        return _judge_gate(path, arguments, policy)
+        return _judge_gate(path, basis)
     refuse_large(path)
     with path.open(encoding="utf-8", errors="replace") as file:
         paired = f'"kind": "{BLOCKS}"' in file.readline()
-    return _judge_pairs(path, policy) if paired else _judge_run(path, arguments, policy)
+    return _judge_pairs(path, basis) if paired else _judge_run(path, basis)
 
 
-def _judge_run(path: Path, arguments: Namespace, policy: Policy) -> Judged:
+def _judge_run(path: Path, basis: Basis) -> Judged:
     evidence = read_evidence(path)
     run = evidence.run
+    basis.require_head(path, run, *evidence.remeasured)
     for session in evidence.remeasured:
         if session.machine.key != run.machine.key:
             raise UsageError(f"{path}: suspects were measured on another machine")
-    stored = locate(arguments.root, run.machine.key, run.suite, arguments.baseline_dir)
-    baseline = read_baseline(stored, run.machine.key, run.suite)
+    baseline, stored = basis.baseline(run)
     # What the run says it was asked for can only add to what this checkout's baseline has.
     expected = set() if baseline is None else set(baseline.records)
     verdict = judge(
-        run, baseline, policy, expected=expected | set(evidence.expected),
+        run, baseline, basis.policy, expected=expected | set(evidence.expected),
         remeasured=evidence.remeasured, baseline_required=evidence.required or is_required(),
     )  # fmt: skip
     against = f"baseline {stored}" if baseline is not None else "no baseline"
     return verdict.code, verdict.findings, [*_facts(run), against]
 
 
-def _judge_gate(folder: Path, arguments: Namespace, policy: Policy) -> Judged:
+def _judge_gate(folder: Path, basis: Basis) -> Judged:
     """The screen's own findings, and pairs for what it leaves open; unpaired is no pass."""
     run = read_evidence(folder / SCREEN).run
-    stored = locate(arguments.root, run.machine.key, run.suite, arguments.baseline_dir)
-    found = screen(run, read_baseline(stored, run.machine.key, run.suite), policy, selected=False)
+    basis.require_head(folder / SCREEN, run)
+    baseline, stored = basis.baseline(run)
+    found = screen(run, baseline, basis.policy, selected=False)
+    known = known_of(basis.root, baseline)
+    if basis.origin is not None:
+        found = with_turnover(found, run, baseline, basis.origin.terms, selected=False)
     findings, facts = [*found.findings], [*_facts(run), f"screened against {stored}"]
     codes = [CODES[finding.status] for finding in findings if finding.status in CODES]
+    measured: set[str] = set()
     if (folder / PAIRS).exists():
-        refuse_large(folder / PAIRS)
-        _, blocks = BlockFile(folder / PAIRS).read()
-        if {block.head.machine.key for block in blocks} - {run.machine.key}:
-            raise UsageError(f"{folder}: the pairs were measured on another machine")
-        pairs = judge_blocks(
-            blocks, policy, screened=found.suspects, num_gated=found.num_gated,
-            coarse=coarse_times(stored, run),
-        )  # fmt: skip
+        pairs, num = _pairs(folder / PAIRS, basis, run, found, known)
         findings += [entry.finding for entry in pairs.entries]
         codes.append(pairs.code)
-        facts.append(f"{len(blocks)} blocks of pairs")
+        facts.append(f"{num} blocks of pairs")
         measured = {entry.finding.id for entry in pairs.entries}
-    else:
-        measured = set()
     for name in sorted({*found.ids} - measured):
         text = "is not clearly fine, and was not measured in pairs"
         findings.append(Finding(name, "", Status.UNDECIDED, detail=text))
@@ -145,10 +202,28 @@ def _judge_gate(folder: Path, arguments: Namespace, policy: Policy) -> Judged:
     return _gravest(codes), findings, facts
 
 
-def _judge_pairs(path: Path, policy: Policy) -> Judged:
-    header, blocks = BlockFile(path).read()
+def _pairs(
+    path: Path, basis: Basis, run: Session, found: Screened, known: Known
+) -> tuple[Comparison, int]:
+    """The pairs of what a screen has left open, and how many blocks there are."""
+    refuse_large(path)
+    _, blocks = BlockFile(path).read()
+    basis.require_blocks(path, blocks)
+    if {block.head.machine.key for block in blocks} - {run.machine.key}:
+        raise UsageError(f"{path}: the pairs were measured on another machine")
+    _, stored = basis.baseline(run)
     comparison = judge_blocks(
-        blocks, policy, screened=header.get("screened"), num_gated=header.get("num_gated"),
+        blocks, basis.policy, screened=found.suspects, num_gated=found.num_gated,
+        coarse=coarse_times(stored, run), known=known,
+    )  # fmt: skip
+    return comparison, len(blocks)
+
+
+def _judge_pairs(path: Path, basis: Basis) -> Judged:
+    header, blocks = BlockFile(path).read()
+    basis.require_blocks(path, blocks)
+    comparison = judge_blocks(
+        blocks, basis.policy, screened=header.get("screened"), num_gated=header.get("num_gated"),
         known=read_known(header.pop("known", None)),
     )  # fmt: skip
     facts = _facts(blocks[-1].head) if blocks else []
