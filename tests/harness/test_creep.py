@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -81,34 +82,68 @@ def test_budget_against_the_release(
     assert [one.proven for one in overruns(now, release, POLICY)] == expected
 
 
+def git(folder: Path, *arguments: str) -> None:
+    """Run git there."""
+    identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER")
+                for what in ("NAME", "EMAIL")}  # fmt: skip
+    subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **identity},
+                   check=True)  # fmt: skip
+
+
+def make_history(folder: Path, machine: Machine, times: Sequence[float]) -> None:
+    """Accepted baselines, a commit for each; the first of another schema, the next tagged."""
+    (folder / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "policy.toml", folder / "benchmarks")
+    path = folder / COMMITTED / machine.key / "room.json"
+    git(folder, "init", "-q")
+    for number, time in enumerate((0.5, *times)):
+        one = stored(machine, time)
+        renamed = {"infer": dataclasses.replace(one.records["step"], id="infer")}
+        write_baseline(path, Baseline(machine, "room", renamed, {"infer": f"c{number}"},
+                                      {"infer": one.noise["step"]}))  # fmt: skip
+        if number == 0:
+            path.write_text('{"kind": "baseline", "schema": 1}', encoding="utf-8")
+        git(folder, "add", ".")
+        git(folder, "commit", "-qm", str(number))
+        if number == 1:
+            git(folder, "tag", "v1")
+
+
 def test_history_is_read_from_git(
     tmp_path: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each accepted baseline is a commit; an unreadable one is left out."""
-    identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER")
-                for what in ("NAME", "EMAIL")}  # fmt: skip
-
-    def git(*arguments: str) -> None:
-        subprocess.run(["git", *arguments], cwd=tmp_path, env={**os.environ, **identity},
-                       check=True)  # fmt: skip
-
-    (tmp_path / "benchmarks").mkdir()
-    shutil.copy(ROOT / "benchmarks" / "policy.toml", tmp_path / "benchmarks")
-    path = tmp_path / COMMITTED / toy_machine.key / "room.json"
-    git("init", "-q")
-    for number, time in enumerate((0.5, 1.0, 1.001, 1.1)):
-        one = stored(toy_machine, time)
-        renamed = {"infer": dataclasses.replace(one.records["step"], id="infer")}
-        write_baseline(path, Baseline(toy_machine, "room", renamed, {"infer": f"c{number}"},
-                                      {"infer": one.noise["step"]}))  # fmt: skip
-        if number == 0:
-            path.write_text('{"kind": "baseline", "schema": 1}', encoding="utf-8")
-        git("add", ".")
-        git("commit", "-qm", str(number))
-        if number == 1:
-            git("tag", "v1")
+    make_history(tmp_path, toy_machine, (1.0, 1.001, 1.1))
     assert main(["creep", "--key", toy_machine.key], tmp_path) == Code.REGRESSION
     printed = capsys.readouterr().out
     assert "3 readable baselines" in printed
     assert "infer time_s: +10.0% since v1, 2% are allowed" in printed
     assert main(["creep", "--key", "unknown"], tmp_path) == Code.USAGE
+
+
+@pytest.mark.parametrize(("last", "code"), [(1.01, Code.PASS), (1.1, Code.REGRESSION)])
+def test_every_committed_baseline_is_watched(
+    tmp_path: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str],
+    last: float, code: Code,
+) -> None:  # fmt: skip
+    """On any machine; what calibration has stored beside them is none."""
+    make_history(tmp_path, toy_machine, (1.0, last))
+    (tmp_path / COMMITTED / toy_machine.key / "room.calibration.json").write_text("{}", "utf-8")
+    assert main(["creep", "--all"], tmp_path) == code
+    assert capsys.readouterr().out.count("readable baselines") == 1
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", Code.PASS), ("true", Code.ENVIRONMENT)])
+def test_nothing_to_watch_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    ci: str, code: Code,
+) -> None:  # fmt: skip
+    """In CI a watch without baselines would be green for ever."""
+    monkeypatch.setenv("CI", ci)
+    assert main(["creep", "--all"], tmp_path) == code
+    assert "no baseline is committed" in capsys.readouterr().out
+
+
+def test_all_and_one_key_contradict(tmp_path: Path) -> None:
+    """Nothing is guessed."""
+    assert main(["creep", "--all", "--key", "x"], tmp_path) == Code.USAGE

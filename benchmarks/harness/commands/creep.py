@@ -8,12 +8,16 @@ from pathlib import Path
 from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.creep import BUDGET, changes, overruns
+from benchmarks.harness.judging import is_required
 from benchmarks.harness.machine import resolve_device, this_machine
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.record import RecordError
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import ask_git
-from benchmarks.harness.verdict import Code
+from benchmarks.harness.verdict import SEVERITY, Code
+
+JSON = [".json"]
+"""Beside baselines lie calibrations, `SUITE.calibration.json`."""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -22,6 +26,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--key", help="hardware key; default: this machine's")
     parser.add_argument("--suite", default="room")
+    parser.add_argument("--all", action="store_true", help="every committed baseline")
     parser.add_argument("--release", metavar="TAG", help="default: the newest tag")
     parser.set_defaults(run=run)
 
@@ -29,8 +34,22 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: Namespace) -> int:
     """Print every change of level; 1 where a budget against the release is overrun for sure."""
     root: Path = arguments.root
-    key = arguments.key or this_machine(resolve_device(arguments.device))[0].key
-    path = COMMITTED / key / f"{arguments.suite}.json"
+    if not arguments.all:
+        key = arguments.key or this_machine(resolve_device(arguments.device))[0].key
+        return _watch(arguments, COMMITTED / key / f"{arguments.suite}.json")
+    if arguments.key is not None:
+        raise UsageError("--all watches every hardware key: drop --key")
+    found = sorted(path for path in (root / COMMITTED).glob("*/*.json") if path.suffixes == JSON)
+    if not found:
+        sys.stdout.write(f"no baseline is committed under {COMMITTED}: nothing to watch\n")
+        return Code.ENVIRONMENT if is_required() else Code.PASS
+    codes = [_watch(arguments, path.relative_to(root)) for path in found]
+    return next((code for code in SEVERITY if code in codes), Code.PASS)
+
+
+def _watch(arguments: Namespace, path: Path) -> int:
+    """The history of one baseline."""
+    root: Path = arguments.root
     log = ask_git(root, "log", "--format=%H", "--", str(path))
     if not log:
         raise UsageError(f"{path} has no history here: accept and commit a baseline first")
