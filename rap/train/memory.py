@@ -52,7 +52,7 @@ def predicted_bytes(config: Config, camera: Camera) -> int:
             f"model.backbone = {config.model.backbone!r} does not run on shapes alone "
             f"({type(error).__name__}: {reason})"
         ) from error
-    recorded = train.execution == "graphed"
+    recorded = "graphed" in train.execution
     copies = found.images * (train.channels_last or recorded)
     num_workspaces = 2 * (1 + recorded)
     return found.peak + copies + found.num_large * LARGE_BYTES // 2 + num_workspaces * WORKSPACE

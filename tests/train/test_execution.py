@@ -82,7 +82,7 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "compiled_compare", unchanged)
 
 
-@pytest.mark.parametrize("way", ["eager", "compiled", "graphed"])
+@pytest.mark.parametrize("way", ["eager", "compiled", "graphed", "compiled+graphed"])
 @pytest.mark.usefixtures("not_compiled")
 def test_every_way_takes_the_same_steps(
     tiny_config: Config, device: torch.device, way: Execution
@@ -100,8 +100,8 @@ def test_every_way_takes_the_same_steps(
     for got, want in zip(state_of(learner), state_of(plain), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-3)
     assert learner.num_steps == 6
-    if device.type == "cuda" and way == "graphed":
-        assert (runner.runs, runner.num_replays) == ("graphed", 6)
+    if device.type == "cuda":
+        assert (runner.runs, runner.num_replays) == (way, 6 if "graphed" in way else 0)
 
 
 def test_trial_steps_change_nothing(tiny_config: Config, device: torch.device) -> None:
@@ -288,7 +288,7 @@ class TestRecording:
             return terms, features
 
         monkeypatch.setattr(execution, "compiled_compare", lambda _: reading)
-        config = configured(tiny_config, execution="graphed")
+        config = configured(tiny_config, execution="compiled+graphed")
         learner = learner_for(config, self.device)
         runner = Runner(learner, config, self.device)
         assert all(bool(torch.isfinite(v)) for v in runner(batch_on(self.device, 0), 1.0).values())
