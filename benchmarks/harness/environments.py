@@ -37,6 +37,12 @@ def requirements(tree: Path, *, on_gpu: bool) -> frozenset[str]:
     return frozenset("".join(entry.split()) for entry in wanted)
 
 
+def own_tree(default: Path) -> Path:
+    """The checkout that this process's environment (`.venv`) lies in; else `default`."""
+    tree = Path(sys.prefix).parent
+    return tree if (tree / "pyproject.toml").is_file() else default
+
+
 def interpreter(
     tree: Path,
     here: Path,

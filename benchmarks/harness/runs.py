@@ -14,7 +14,7 @@ from typing import TextIO
 from benchmarks.harness.abreport import Report, content, lines, markdown, texts
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
 from benchmarks.harness.compare import judge_blocks
-from benchmarks.harness.environments import interpreter
+from benchmarks.harness.environments import interpreter, own_tree
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.known import Known, known_of
 from benchmarks.harness.live import Display
@@ -124,7 +124,7 @@ def _launchers(
 def launcher_of(root: Path, source: Source, arm: Arm, side: Side, options: Options) -> Launcher:
     """What starts the processes of one arm: its interpreter, its caches, its faults."""
     environments, compiled = root / STORE / "environments", root / STORE / "compiled"
-    python = interpreter(source.folder, root, environments, on_gpu=options.on_gpu)
+    python = interpreter(source.folder, own_tree(root), environments, on_gpu=options.on_gpu)
     cache = compiled / f"{arm.digest}-{side}"
     cache.mkdir(parents=True, exist_ok=True)
     cache.touch()

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.environments import SetupError, interpreter, requirements, run_installer
+from benchmarks.harness.environments import (
+    SetupError,
+    interpreter,
+    own_tree,
+    requirements,
+    run_installer,
+)
 
 PROJECT = """
 [project]
@@ -90,3 +96,14 @@ def test_failed_installation_says_why() -> None:
     """The last lines of what was printed."""
     with pytest.raises(SetupError, match="broken"):
         run_installer([sys.executable, "-c", "import sys; sys.exit('broken')"])
+
+
+def test_environment_belongs_to_the_checkout_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that measures another tree from its own checkout runs in its own environment."""
+    judge, head = tree(tmp_path / "judge"), tree(tmp_path / "head", '"more>=1"')
+    monkeypatch.setattr("sys.prefix", str(judge / ".venv"))
+    assert own_tree(head) == judge
+    monkeypatch.setattr("sys.prefix", "/usr")
+    assert own_tree(head) == head
