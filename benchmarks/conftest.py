@@ -11,12 +11,39 @@ import torch
 
 from benchmarks import workloads
 from benchmarks.harness.faults import FaultError
+from benchmarks.harness.parameters import matches
 from benchmarks.harness.plugin import SUITE
 from benchmarks.harness.suite import benchmark_id, is_benchmark
 from benchmarks.sabotage import sabotage
 from benchmarks.workloads import Scale
 from rap.scene import DataError, Scene
 from rap.splat.render import gsplat_available
+
+CORE = (
+    "train_step[batch_size=*,execution=graphed,micro_batches=1,precision=bf16]",
+    "train_step[batch_size=8,channels_last=off,checkpointing=off,execution=eager,*precision=fp32]",
+    "infer[*execution=graphed*]",
+    "data_gather[batch_size=64]",
+    "filter[batch_size=64,score=brisque]",
+    "fit_step[*strategy=mcmc]",
+    "losses[batch_size=8,term=vicreg]",
+    "render[*splat=small*]",
+    "ssim[*]",
+    "transformer[attention=sdpa,layers=6,precision=bf16,tokens=1201]",
+    "views[*switch=plain]",
+)
+"""What the product is measured by, short enough to be run twenty times over: the mark `core`.
+
+`-k core` of the commands that measure pairs. Of all benchmarks a process on an H200 takes minutes.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the core of the suite."""
+    for item in filter(is_benchmark, items):
+        if any(matches(pattern, benchmark_id(item)) for pattern in CORE):
+            item.add_marker(pytest.mark.core)
 
 
 @pytest.hookimpl(trylast=True)
