@@ -33,6 +33,8 @@ class Assignment:
     """Benchmarks to run; None: all that the command line selects."""
     paired: bool = True
     """Whether the other arm runs the same; a pass over one tree is measured as baselines are."""
+    block: int = 0
+    """Which block it is part of: each has seeds of its own for what is trained."""
 
     def write(self, path: Path) -> None:
         """Store it for the process that gets `path` in BENCHMARK_ARM."""
@@ -74,4 +76,4 @@ def from_environment() -> Assignment | None:
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     ids = content["ids"]
     ids = None if ids is None else tuple(ids)
-    return Assignment(content["root"], content["digest"], ids, content["paired"])
+    return Assignment(content["root"], content["digest"], ids, content["paired"], content["block"])

@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
-from benchmarks.harness.evidence import Evidence, accuracy, counters, gap_in, problem
+from benchmarks.harness.evidence import Evidence, counters, gap_in, problem
 from benchmarks.harness.interest import interest
 from benchmarks.harness.known import Known
+from benchmarks.harness.noninferior import judge_seeds, seeds_of
 from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
-from benchmarks.harness.rules import Finding, Status
+from benchmarks.harness.rules import Case, Finding, Status, judge_metric
 from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advised
 
@@ -78,7 +79,10 @@ def judge_blocks(
         return Comparison(Code.INCONCLUSIVE, (), Request(0, 0, None), 0)
     evidence = _gather(blocks, policy, known)
     counted = num_gated if num_gated is not None else _count_gated(evidence, policy)
-    judge = _Judge(blocks, policy, max(1, counted), frozenset(screened or ()), frozenset(coarse))
+    judge = _Judge(
+        blocks, policy, max(1, counted), max(1, _count_seeded(evidence, policy)),
+        frozenset(screened or ()), frozenset(coarse),
+    )  # fmt: skip
     entries = [*_duplicates(blocks)]
     for name in sorted(evidence):
         entries += judge.benchmark(evidence[name])
@@ -116,6 +120,16 @@ def _count_gated(evidence: dict[str, Evidence], policy: Policy) -> int:
     )
 
 
+def _count_seeded(evidence: dict[str, Evidence], policy: Policy) -> int:
+    return sum(
+        any(metric in record.samples for record in found.head)
+        for found in evidence.values()
+        if found.measured and found.entry is not None and found.entry.tier == "gate"
+        for metric, rule in found.metrics(policy)
+        if rule.family == "accuracy"
+    )
+
+
 def _duplicates(blocks: Sequence[Block]) -> Iterator[Compared]:
     doubled = {
         name
@@ -135,10 +149,12 @@ class _Judge:
         blocks: Sequence[Block],
         policy: Policy,
         num_gated: int,
+        num_accuracies: int,
         screened: frozenset[str],
         coarse: frozenset[str],
     ) -> None:
-        self._blocks, self._policy, self._num_gated = blocks, policy, num_gated
+        self._blocks, self._policy = blocks, policy
+        self._num_gated, self._num_accuracies = num_gated, num_accuracies
         self._screened, self._coarse = screened, coarse
         self._pending: set[str] = set()
         self._repeat: set[str] = set()
@@ -183,7 +199,7 @@ class _Judge:
             elif rule.family == "memory":
                 yield Compared(self._memory(found, metric, rule))
             else:
-                yield Compared(accuracy(found, metric, rule))
+                yield Compared(self._accuracy(found, entry, metric, rule))
 
     def _time(self, found: Evidence, entry: Entry, metric: str, rule: MetricRule) -> Compared:
         pairs = pairs_of(self._blocks, found.name, metric, rule.better)
@@ -208,6 +224,20 @@ class _Judge:
         if f"{found.name} {metric}" in self._coarse and status is not Status.WORSE:
             finding = advised(finding)
         return Compared(finding, verdict)
+
+    def _accuracy(self, found: Evidence, entry: Entry, metric: str, rule: MetricRule) -> Finding:
+        """By the same seeds in both arms; without seeds, by the rule against a stored number."""
+        seeds = seeds_of(self._blocks, found.name, metric)
+        if not seeds:
+            case = Case(metric, rule, found.base[0], found.head[0], (), same_runtime=True)
+            judged = judge_metric(case)
+            if judged is None:
+                raise RuntimeError(f"{found.name}: {metric} is in neither arm")
+            return judged
+        finding = judge_seeds(found.name, metric, rule, seeds, self._num_accuracies)
+        if finding.status is Status.SUSPECT and entry.tier == "gate":
+            self._pending.add(found.name)
+        return finding
 
     def _memory(self, found: Evidence, metric: str, rule: MetricRule) -> Finding:
         """The maximum over processes; where that is noisy, the median must say the same."""

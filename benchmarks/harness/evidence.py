@@ -1,7 +1,6 @@
 """What two arms say about one benchmark, times aside: there, right, as accurate, same counts."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.harness.blocks import Side
@@ -9,8 +8,8 @@ from benchmarks.harness.counting import why_not_counted
 from benchmarks.harness.known import Known
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
-from benchmarks.harness.rules import Case, Finding, Status, impossible, judge_metric
-from benchmarks.harness.statistics import median, t_quantile
+from benchmarks.harness.rules import Finding, Status, impossible
+from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import not_passed
 
 FAILED = {
@@ -123,38 +122,3 @@ def counters(found: Evidence) -> Iterator[Finding]:
         status = Status.WORSE if after else Status.MISSING
         shown = max(before), max(after) if after else None
         yield Finding(found.name, name, status, *shown, text)
-
-
-def accuracy(found: Evidence, metric: str, rule: MetricRule) -> Finding:
-    """Non-inferiority over the same seeds; without seeds, the rule against a stored number."""
-    base, head = found.base[0], found.head[0]
-    before, after = base.samples.get(metric, ()), head.samples.get(metric, ())
-    if len(before) != len(after) or len(after) < 2:
-        judged = judge_metric(Case(metric, rule, base, head, (), same_runtime=True))
-        if judged is None:
-            raise RuntimeError(f"{found.name}: {metric} is in neither arm")
-        return judged
-    shown = median(before), median(after)
-    losses = [rule.loss(b, a) for b, a in zip(before, after, strict=True)]
-    low, high = interval(losses)
-    allowed = rule.allowed(shown[0])
-    text = (
-        f"worse by {sum(losses) / len(losses):.4g} (95 % bounds {low:.4g} and {high:.4g}) over "
-        f"{len(losses)} seeds; the policy allows {allowed:.4g}"
-    )
-    if not math.isfinite(high):
-        status = Status.WORSE
-    elif high < allowed:
-        status = Status.BETTER if high < 0 else Status.OK
-    else:
-        status = Status.WORSE if low > 0 else Status.UNDECIDED
-    return Finding(found.name, metric, status, *shown, text, rule.family)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The one-sided 95 % bounds of a mean (Student's t), below and above it; needs two values."""
-    num = len(values)
-    mean = math.fsum(values) / num
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num - 1) / num)
-    reach = t_quantile(0.95, num - 1) * spread
-    return mean - reach, mean + reach

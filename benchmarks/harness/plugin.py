@@ -26,7 +26,8 @@ from benchmarks.harness.verdict import Code
 
 SUITE = pytest.StashKey[Suite]()
 ASSIGNMENT = pytest.StashKey[Assignment | None]()
-PAIRED_SEEDS = (1, 2, 3, 4, 5, 6)
+NUM_SEEDS, PAIRED_SEEDS = 3, 6
+"""Of repeated trainings: in every run, and in each block of pairs."""
 JUDGEMENT = pytest.StashKey[Judgement]()
 
 
@@ -140,9 +141,13 @@ def bench_paired(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def bench_seeds(bench_paired: bool) -> tuple[int, ...]:
-    """Seeds of repeated trainings: three in every run, six where two arms are compared in pairs."""
-    return PAIRED_SEEDS if bench_paired else PAIRED_SEEDS[:3]
+def bench_seeds(pytestconfig: pytest.Config, bench_paired: bool) -> tuple[int, ...]:
+    """Seeds of repeated trainings: three in every run; six, others in each block, in pairs."""
+    part = pytestconfig.stash[ASSIGNMENT]
+    if part is None or not bench_paired:
+        return tuple(range(1, 1 + NUM_SEEDS))
+    first = 1 + PAIRED_SEEDS * part.block
+    return tuple(range(first, first + PAIRED_SEEDS))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -55,13 +55,14 @@ class Launcher:
     """Compiled kernels of this arm: warm after its first process, never the other arm's."""
     faults: str = ""
 
-    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
+    def measure(self, ids: Sequence[str] | None, order: int, block: int = 0) -> Ran:
         """Measure one arm of a block in a fresh process, in the order of a seed."""
-        return self._run(ids, ("--benchmark-only", "--benchmark-order", str(order)), seed=order)
+        mode = ("--benchmark-only", "--benchmark-order", str(order))
+        return self._run(ids, mode, seed=order, block=block)
 
     def screen(self) -> Ran:
         """Measure everything once, as baselines are recorded: no pair, the order of the files."""
-        return self._run(None, ("--benchmark-only",), paired=False)
+        return self._run(None, ("--benchmark-only",), block=None)
 
     def count(self, ids: Sequence[str] | None) -> Ran:
         """Count instead of timing; it also fills the caches before the first time is taken.
@@ -74,12 +75,19 @@ class Launcher:
             return Ran(None, Code.USAGE, str(error))
 
     def _run(
-        self, ids: Sequence[str] | None, mode: Sequence[str], *, seed: int = 0, paired: bool = True
+        self,
+        ids: Sequence[str] | None,
+        mode: Sequence[str],
+        *,
+        seed: int = 0,
+        block: int | None = 0,
     ) -> Ran:
         wanted = None if ids is None else tuple(ids)
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
             output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
-            Assignment(str(self.arm.root), self.arm.digest, wanted, paired).write(told)
+            Assignment(
+                str(self.arm.root), self.arm.digest, wanted, block is not None, block or 0
+            ).write(told)
             variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
             command = [self.python, "-m", "pytest", "benchmarks", *mode, *OPTIONS, *self.arguments]
             code, text = run_process(command, self.arm.root, self._environment(seed, variables))

@@ -29,8 +29,8 @@ class Ended(Enum):
 class Processes(Protocol):
     """One arm's processes; a test plays them."""
 
-    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
-        """Measure benchmarks in a fresh process."""
+    def measure(self, ids: Sequence[str] | None, order: int, block: int) -> Ran:
+        """Measure benchmarks in a fresh process, as part of a block."""
         ...
 
     def count(self, ids: Sequence[str] | None) -> Ran:
@@ -85,7 +85,7 @@ class Versus:
         ran: dict[Side, Ran] = {}
         for side in (first, *(s for s in SIDES if s != first)):
             tell(side)
-            ran[side] = self.arms[side].measure(ids, order)
+            ran[side] = self.arms[side].measure(ids, order, request.index)
         if all(one.code == NOTHING_SELECTED for one in ran.values()):
             raise ArmError("the selection (-k) holds no benchmark, in neither arm")
         machine = next((one.session.machine for one in ran.values() if one.session), None)

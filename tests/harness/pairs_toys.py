@@ -71,7 +71,7 @@ class ToyProcesses:
     """What else becomes of the n-th process."""
     started: int = 0
 
-    def measure(self, ids: Sequence[str] | None, order: int) -> Ran:
+    def measure(self, ids: Sequence[str] | None, order: int, block: int = 0) -> Ran:
         """Measure, in no time."""
         self.log.append((self.name, None if ids is None else tuple(ids), order))
         factor = 1.0 + self.generator.gauss(0.0, self.noise)

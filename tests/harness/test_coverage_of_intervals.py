@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.harness.evidence import interval
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.noninferior import bounds
 from benchmarks.harness.pairs import LOOKS, SCREEN_BLOCKS, estimate
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.sessions import combined
@@ -87,9 +87,9 @@ def test_smallest_detectable_effect_is_detected_as_often_as_said(num: int) -> No
 @pytest.mark.parametrize("num", [3, 6, 12])
 def test_bounds_of_a_mean_over_seeds(num: int) -> None:
     """One-sided 95 % each: accuracy over the same seeds in two arms."""
-    found = rate(lambda draw: interval(normal(draw, num))[1] >= 0.0)
+    found = rate(lambda draw: bounds(normal(draw, num), 0.05, 0.05).high >= 0.0)
     assert found == pytest.approx(0.95, abs=slack(0.95))
-    found = rate(lambda draw: interval(normal(draw, num))[0] <= 0.0)
+    found = rate(lambda draw: bounds(normal(draw, num), 0.05, 0.05).low <= 0.0)
     assert found == pytest.approx(0.95, abs=slack(0.95))
 
 
