@@ -53,6 +53,14 @@ def test_scripts_get_no_text_from_outside(workflow: str) -> None:
     assert [script for script in scripts if "${{" in "".join(script)] == []
 
 
+def test_plain_text_is_no_second_mapping(workflow: str) -> None:
+    """`a: b (c: d)` without quotes is no YAML, and a workflow that is none never runs."""
+    scripts = re.sub(r"run: \|\n(?:(?: {10}.*)?\n)+", "\n", workflow)
+    plain = re.findall(r"""^ *(?:- )?[\w-]+: ([^"'|>\[{#\s].*)$""", scripts, re.MULTILINE)
+    assert plain
+    assert [text for text in plain if ": " in text.partition(" #")[0]] == []
+
+
 def test_foreign_code_never_reaches_the_gpu() -> None:
     """The machine is ours: no pull request runs on it, only what a maintainer has pushed."""
     text = (ROOT / ".github" / "workflows" / "gpu.yml").read_text(encoding="utf-8")
