@@ -41,6 +41,12 @@ ROWS: dict[str, dict[str, object]] = {
     "progressive": {"train.low_resolution_share": 0.4},
     "curriculum": {"views.curriculum_share": 0.5, "views.curriculum_start": 0.25},
     "far-first": {"views.curriculum_share": 0.9, "views.curriculum_start": 2.0},
+    "frozen": {"train.freeze_after": 0.7},
+    "cached": {
+        "train.freeze_after": 0.7,
+        "train.cached_features": True,
+        "views.refresh_epochs": 5,
+    },
     "batch-8": {"train.batch_size": 8},
     "batch-32": {"train.batch_size": 32},
     "batch-64": {"train.batch_size": 64},
@@ -51,7 +57,9 @@ ROWS: dict[str, dict[str, object]] = {
     "no-dropout": {"model.dropout": 0.0, "model.drop_connect": 0.0},
     "no-augment": {"train.augment": 0.0},
 }
-"""Changes of the preset by name, one switch each; small images have half the height."""
+"""Changes of the preset by name, one switch each; small images have half the height.
+
+`cached` is `stale` with a trunk frozen in the end, as `frozen` has it."""
 
 
 def show(folder: Path, side_by_side: bool) -> None:

@@ -35,6 +35,7 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "min_coverage": UNIT,
     "curriculum_share": UNIT,
     "low_resolution_share": UNIT,
+    "freeze_after": UNIT,
     "sh_degree": st.integers(0, 3),
     "micro_batches": st.just(1),  # must divide the batch size
     # not all terms may have weight 0

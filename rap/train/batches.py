@@ -25,10 +25,36 @@ class Banks:
 
 
 @dataclass(frozen=True)
+class FeatureBank:
+    """A frozen trunk's features in the place of a bank's images, on the device."""
+
+    features: Float[Tensor, "n c h w"]
+    poses: Float[Tensor, "n 4 4"]
+    device: torch.device
+    resident: bool = True
+
+    def batches(
+        self, indices: Iterator[Int64[Tensor, "b"]], _num_workers: int
+    ) -> Iterator[Float[Tensor, "b c h w"]]:
+        """Features by index, which lies on the device."""
+        return (self.features.index_select(0, index) for index in indices)
+
+
+@dataclass(frozen=True)
+class FeatureBanks:
+    """Features of the images of a run."""
+
+    photographs: FeatureBank
+    rendered: FeatureBank | None = None
+    views: FeatureBank | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One step's images, concatenated in the order of `sizes`, with their poses."""
 
-    images: Float[Tensor, "b 3 h w"]
+    images: Float[Tensor, "b c h w"]
+    """In [0, 1], or the features that a frozen trunk has of them."""
     world_from_camera: Float[Tensor, "b 4 4"]
     sizes: dict[str, int]
     """Images per term: `pose` first, then `rendered`, then `view`."""
@@ -60,13 +86,16 @@ def epoch_indices(num: int, batch_size: int, seed: int, epoch: int) -> Int64[Ten
 
 
 def batches(
-    banks: Banks, indices: Int64[Tensor, "s b"], views_per_image: int, num_workers: int
+    banks: Banks | FeatureBanks,
+    indices: Int64[Tensor, "s b"],
+    views_per_image: int,
+    num_workers: int,
 ) -> Iterator[Batch]:
     """The batches of an epoch, in order; host-resident banks are gathered ahead by workers.
 
     The order travels to the device once, and the host waits for nothing afterwards.
     """
-    parts: list[tuple[str, ImageBank, int]] = [("pose", banks.photographs, 1)]
+    parts: list[tuple[str, ImageBank | FeatureBank, int]] = [("pose", banks.photographs, 1)]
     if banks.rendered is not None:
         parts.append(("rendered", banks.rendered, 1))
     if banks.views is not None:

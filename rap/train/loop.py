@@ -18,8 +18,6 @@ from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
-from rap.synthesis.augment import augmented
-from rap.synthesis.drawing import shrunk
 from rap.synthesis.views import RefreshStats
 from rap.train.banks import (
     Material,
@@ -30,10 +28,11 @@ from rap.train.banks import (
     restore_views,
     streamed,
 )
-from rap.train.batches import batches, epoch_generator, epoch_indices, epoch_seed
+from rap.train.batches import epoch_indices, epoch_seed
 from rap.train.distributed import current, predict_shared
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
+from rap.train.inputs import Inputs
 from rap.train.keeping import Keeper, Writer
 from rap.train.memory import announce, out_of_memory_explained
 from rap.train.schedule import image_height, learning_rate_factor
@@ -83,6 +82,7 @@ def train(
         _continue_run(out, material, config, progress)
     learner.join(ranks)
     runner = Runner(learner, config, device)
+    inputs = Inputs(learner.regressor, material, config)
     with (
         _private_random_state(device),
         _progress(material, config, progress) as tick,
@@ -96,7 +96,7 @@ def train(
                 log.info(f"stopping: no better score in {config.train.patience} validations")
                 break
             with _positions_of(learner, config, epoch):
-                record = _epoch(runner, material, config, epoch, progress, tick)
+                record = _epoch(runner, inputs, material, config, epoch, progress, tick)
             selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
             if ranks.leads:
@@ -131,6 +131,7 @@ def _epoch_of(line: str) -> float:
 
 def _epoch(
     runner: Runner,
+    inputs: Inputs,
     material: Material,
     config: Config,
     epoch: int,
@@ -146,18 +147,12 @@ def _epoch(
     refresh_s = time.perf_counter() - start
     torch.manual_seed(epoch_seed(train.seed, epoch, ranks.purpose("dropout")))
     indices = epoch_indices(material.banks.photographs.num, train.batch_size, train.seed, epoch)
-    device = material.banks.photographs.poses.device
-    augmentation = epoch_generator(train.seed, epoch, ranks.purpose("augment"), device)
     num_steps, totals, num_images, factor = len(indices), {}, 0, 0.0
-    parts = ranks.part(indices)
-    found = batches(material.banks, parts, config.views.per_image, config.image.num_workers)
-    camera = material.camera.with_height(image_height(config, epoch))
+    found = inputs.of_epoch(epoch, ranks.part(indices))
     for batch in streamed(found, material, config, epoch, num_steps):
         factor = progress.plateau_factor * learning_rate_factor(
             train.schedule, runner.num_steps, num_steps * train.epochs
         )
-        images = shrunk(batch.images, camera.height, camera.width)
-        batch = replace(batch, images=augmented(images, train, augmentation))
         for name, value in runner(batch, factor).items():
             totals[name] = totals[name] + value if name in totals else value
         num_images += len(batch.images) * ranks.world
@@ -290,10 +285,34 @@ def _check_settings(config: Config, device: torch.device) -> None:
             f"train.low_resolution_height = {small} must be at most image.height = "
             f"{config.image.height}, or train.low_resolution_share 0"
         )
+    _check_freezing(config)
     if config.model.batch_norm == "frozen":
         raise ConfigError(
             "model.batch_norm = 'frozen' needs pretrained weights, from which training cannot "
             "start yet: a frozen random trunk passes nothing on; use 'live' or 'calibrated'"
+        )
+
+
+def _check_freezing(config: Config) -> None:
+    """Refuse a frozen trunk that has learnt nothing, and features that are no longer the views'."""
+    train, model = config.train, config.model
+    if train.freeze_after == 1:
+        return
+    levels = model.translation_level, model.rotation_level
+    if levels[0] != levels[1]:
+        raise ConfigError(
+            f"train.freeze_after = {train.freeze_after} needs both branches on one level, not "
+            f"model.translation_level = {levels[0]} and model.rotation_level = {levels[1]}"
+        )
+    if round(train.freeze_after * train.epochs) == 0 and model.batch_norm == "live":
+        raise ConfigError(
+            f"train.freeze_after = {train.freeze_after} freezes a random trunk whose BatchNorm has "
+            "no statistics: let it learn first, or use model.batch_norm = 'calibrated'"
+        )
+    if train.cached_features and config.views.stream_per_step:
+        raise ConfigError(
+            f"train.cached_features would not see views redrawn by views.stream_per_step = "
+            f"{config.views.stream_per_step}: set that to 0, or cached_features to false"
         )
 
 

@@ -34,6 +34,11 @@ def image_height(config: Config, epoch: int) -> int:
     return train.low_resolution_height if small else config.image.height
 
 
+def trunk_learns(config: Config, epoch: int) -> bool:
+    """Whether an epoch trains the trunk, too."""
+    return epoch < round(config.train.freeze_after * config.train.epochs)
+
+
 def view_reach(config: Config, epoch: int) -> float:
     """Factor on how far views lie from their photographs in an epoch.
 

@@ -201,7 +201,7 @@ def loss_terms(learner: Learner, batch: Batch, config: Config, *, last: bool = T
 def compare(
     regressor: Regressor,
     pose_loss: PoseLoss,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     world_from_camera: Float[Tensor, "b 4 4"],
     sizes: dict[str, int],
     weights: LossWeights,

@@ -128,6 +128,28 @@ def test_the_first_epochs_can_train_on_smaller_images(
     assert scored == [((48, 64), 1.0)]
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_frozen_trunk_changes_no_more_and_the_rest_learns_on(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path, cached: bool
+) -> None:
+    """Neither weights nor statistics, nor by weight decay; without the switch they all change."""
+    config = replace(tiny_config, model=replace(tiny_config.model, rotation_level=4))
+    config = set_train(config, epochs=2, weight_decay=0.1, schedule="constant")
+    weights = []
+    for name, epochs, share in (("once", 1, 1.0), ("frozen", 2, 0.5), ("free", 2, 1.0)):
+        settings = set_train(config, epochs=epochs, freeze_after=share, cached_features=cached)
+        train(tiny_scene, tiny_splat, settings, tmp_path / name, CPU)
+        weights.append(load_file(tmp_path / name / "last.safetensors"))
+    once, frozen, free = weights
+    trunk = [key for key in once if key.startswith("trunk.")]
+    assert len(trunk) > 100
+    assert all(torch.equal(once[key], frozen[key]) for key in trunk)
+    assert not any(torch.equal(once[key], free[key]) for key in trunk if once[key].ndim > 1)
+    rest = [key for key in once if key.endswith("_branch.head_out.weight")]
+    assert len(rest) == 2
+    assert not any(torch.equal(once[key], frozen[key]) for key in rest)
+
+
 def test_views_can_start_near_their_photographs(
     tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config
 ) -> None:
@@ -170,9 +192,9 @@ def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
 
 
 @pytest.mark.parametrize(
-    ("killed_after", "stream", "changing"),
-    [(1, 0, False), (2, 0, False), (1, 3, False), (2, 3, True), (2, 6, False), (1, 0, True),
-     (1, 6, True)],
+    ("killed_after", "stream", "variant"),
+    [(1, 0, ""), (2, 0, ""), (1, 3, ""), (2, 3, "changing"), (2, 6, ""), (1, 0, "changing"),
+     (1, 6, "changing"), (1, 3, "frozen"), (1, 0, "cached"), (2, 0, "cached")],
 )  # fmt: skip
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_scene: Scene,
@@ -182,20 +204,26 @@ def test_a_killed_run_resumes_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     killed_after: int,
     stream: int,
-    changing: bool,
+    variant: str,
 ) -> None:
     """Interrupted between epochs, with dropout, EMA, stale or streamed views: the same bits.
 
-    Also where image size and reach of the views change from epoch to epoch.
+    Also where image size and reach of the views change from epoch to epoch, and where the trunk
+    is frozen after the first, with features that are cached or not.
     """
     config = set_train(tiny_config, ema_decay=0.9)
     config = replace(config, model=replace(config.model, dropout=0.1, drop_connect=0.2),
                      views=replace(config.views, refresh_epochs=2,
                                    stream_per_step=stream))  # fmt: skip
     config = set_weights(config, rendered=1.0, feature=1.0, adversarial=0.7)
-    if changing:
+    if variant == "changing":
         config = set_train(config, low_resolution_share=0.6, low_resolution_height=32)
         config = replace(config, views=replace(config.views, curriculum_share=0.9))
+    elif variant:
+        config = replace(config, model=replace(config.model, rotation_level=4))
+        config = set_train(
+            config, freeze_after=0.34, augment=0.5, cached_features=variant == "cached"
+        )
     whole = train(tiny_scene, tiny_splat, config, tmp_path / "whole", CPU)
 
     original = keeping.write_state
@@ -280,6 +308,7 @@ def test_a_diverged_run_says_so_and_scores_nothing(
         ("train", {"validation_fraction": 0.0, "patience": 3}, "holds nothing out"),
         ("model", {"batch_norm": "frozen"}, "pretrained"),
         ("train", {"low_resolution_share": 0.5}, "low_resolution_height = 120"),
+        ("train", {"freeze_after": 0.5}, "both branches on one level"),
     ],
 )
 def test_settings_that_cannot_work_fail_before_any_image_is_read(
@@ -298,6 +327,25 @@ def test_settings_that_cannot_work_fail_before_any_image_is_read(
     with pytest.raises(ConfigError, match=named):
         train(tiny_scene, None, config, tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "stream", "named"),
+    [({"freeze_after": 0.1}, 0, "freezes a random trunk"),
+     ({"freeze_after": 0.5, "cached_features": True}, 3, "stream_per_step = 3")],
+)  # fmt: skip
+def test_a_trunk_that_cannot_be_frozen_is_refused(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, changes: dict[str, Any], stream: int,
+    named: str,
+) -> None:  # fmt: skip
+    """One that has learnt nothing; and cached features of views that are redrawn all the time."""
+    config = replace(
+        set_train(set_weights(tiny_config, view=0.0), **changes),
+        model=replace(tiny_config.model, rotation_level=4),
+        views=replace(tiny_config.views, stream_per_step=stream),
+    )
+    with pytest.raises(ConfigError, match=named):
+        train(tiny_scene, None, config, tmp_path / "run", CPU)
 
 
 def test_an_early_stop_stays_stopped_when_resumed(

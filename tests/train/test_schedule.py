@@ -15,6 +15,7 @@ from rap.train.schedule import (
     average_weight,
     image_height,
     learning_rate_factor,
+    trunk_learns,
     update_average,
     view_reach,
 )
@@ -44,6 +45,16 @@ def test_images_are_small_in_the_first_share_of_a_run(share: float, num_small: i
     train = replace(config.train, epochs=8, low_resolution_share=share, low_resolution_height=60)
     heights = [image_height(replace(config, train=train), epoch) for epoch in range(8)]
     assert heights == [60] * num_small + [240] * (8 - num_small)
+
+
+@pytest.mark.parametrize(("share", "num_learning"), [(1.0, 8), (0.5, 4), (0.0, 0)])
+def test_the_trunk_learns_up_to_its_share_of_a_run(share: float, num_learning: int) -> None:
+    """By default always."""
+    config = Config()
+    config = replace(config, train=replace(config.train, epochs=8, freeze_after=share))
+    learning = [trunk_learns(config, epoch) for epoch in range(8)]
+    assert learning == [True] * num_learning + [False] * (8 - num_learning)
+    assert Config().train.freeze_after == 1
 
 
 @pytest.mark.parametrize(

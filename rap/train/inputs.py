@@ -1,0 +1,109 @@
+"""What the steps of an epoch are given: images at their size, augmented, or features of them.
+
+Once the trunk is frozen (`train.freeze_after`), steps train the rest of the network on its
+features. They are computed for each batch, or once for all images each time that views are redrawn
+(`train.cached_features`). Without augmentation both give the same values; with it, cached images
+keep theirs until the next redraw.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rap.camera import Camera
+from rap.config import Config
+from rap.data.images import ImageBank
+from rap.model.precision import precision_scope
+from rap.model.regressor import Regressor
+from rap.synthesis.augment import augmented
+from rap.synthesis.drawing import shrunk
+from rap.train.banks import Material, drawn_in
+from rap.train.batches import Batch, FeatureBank, FeatureBanks, batches, epoch_generator
+from rap.train.distributed import current
+from rap.train.schedule import image_height, trunk_learns
+
+CACHED_AT_ONCE = 64
+"""Images that the trunk takes in one call while a cache is filled."""
+
+
+class Inputs:
+    """The batches of each epoch; holds the features that are cached."""
+
+    def __init__(self, regressor: Regressor, material: Material, config: Config) -> None:
+        self._regressor, self._material, self._config = regressor, material, config
+        self._cached: FeatureBanks | None = None
+        self._cached_for: tuple[int, int] | None = None
+
+    def of_epoch(self, epoch: int, indices: Int64[Tensor, "s b"]) -> Iterator[Batch]:
+        """A batch for each row of photographs; follows from the epoch and the frozen trunk alone.
+
+        Call after the epoch's views are drawn.
+        """
+        config, material = self._config, self._material
+        per_image, num_workers = config.views.per_image, config.image.num_workers
+        camera = material.camera.with_height(image_height(config, epoch))
+        frozen = not trunk_learns(config, epoch)
+        if frozen and config.train.cached_features:
+            yield from batches(self._cache(epoch, camera), indices, per_image, num_workers)
+            return
+        device = material.banks.photographs.device
+        purpose = current().purpose("augment")
+        generator = epoch_generator(config.train.seed, epoch, purpose, device)
+        for batch in batches(material.banks, indices, per_image, num_workers):
+            images = augmented(
+                shrunk(batch.images, camera.height, camera.width), config.train, generator
+            )
+            if frozen:
+                images = trunk_features(self._regressor, images, config)
+            yield replace(batch, images=images)
+
+    def _cache(self, epoch: int, camera: Camera) -> FeatureBanks:
+        """Features of all images, computed anew when views were redrawn or the size has changed."""
+        drawn = drawn_in(epoch, self._config)
+        if self._cached is None or self._cached_for != (drawn, camera.height):
+            self._cached = None  # frees its memory first
+            device = self._material.banks.photographs.device
+            # Every process needs all features, and the same ones.
+            generator = epoch_generator(self._config.train.seed, drawn, "cache", device)
+            banks = self._material.banks
+            photographs, *others = (
+                None if bank is None else self._features_of(bank, camera, generator)
+                for bank in (banks.photographs, banks.rendered, banks.views)
+            )
+            assert photographs is not None
+            self._cached = FeatureBanks(photographs, *others)
+            self._cached_for = drawn, camera.height
+        return self._cached
+
+    def _features_of(
+        self, bank: ImageBank, camera: Camera, generator: torch.Generator
+    ) -> FeatureBank:
+        home = bank.device if bank.resident else torch.device("cpu")
+        found = []
+        for index in torch.arange(bank.num, device=home).split(CACHED_AT_ONCE):
+            images = shrunk(bank.batch(index), camera.height, camera.width)
+            images = augmented(images, self._config.train, generator)
+            found.append(trunk_features(self._regressor, images, self._config))
+        return FeatureBank(torch.cat(found), bank.poses, bank.device)
+
+
+@torch.no_grad()
+def trunk_features(
+    regressor: Regressor, images: Float[Tensor, "b 3 h w"], config: Config
+) -> Float[Tensor, "b c y x"]:
+    """Features of the one level that both branches read, from a trunk that no longer learns.
+
+    Its BatchNorm takes the statistics that it has gathered, and no block is left out at random.
+    """
+    if config.train.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    learning = regressor.trunk.training
+    regressor.trunk.eval()
+    try:
+        with precision_scope(config.train.precision, images.device):
+            return regressor.features(images)[0]
+    finally:
+        regressor.trunk.train(learning)
