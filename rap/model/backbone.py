@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rap.config import ConfigError
+from rap.model.activation import norm_silu
 from rap.model.recompute import recomputed
 
 # Width and depth multipliers: Tan & Le, "EfficientNet", ICML 2019, and its reference code.
@@ -120,8 +121,8 @@ class Block(nn.Module):
         """Features of the next block."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = F.silu(self.expand_norm(self.expand(y)))
-        y = F.silu(self.depthwise_norm(_convolve(self.depthwise, y)))
+            y = norm_silu(self.expand_norm, self.expand(y))
+        y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
         squeezed = F.silu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))
         y = y * torch.sigmoid(self.excite(squeezed))
         y = self.project_norm(self.project(y))
@@ -160,7 +161,7 @@ class EfficientNetTrunk(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Feature maps of the levels asked for, in that order, from ImageNet-normalised images."""
-        x = F.silu(self.stem_norm(_convolve(self.stem, images)))
+        x = norm_silu(self.stem_norm, _convolve(self.stem, images))
         kept = {}
         recompute = self.recompute and self.training
         for index, block in enumerate(self.blocks):

@@ -56,6 +56,7 @@ class EncoderLayer(nn.Module):
     """Self-attention and an MLP, each on normalised input and added to it."""
 
     __call__: Callable[[Tensor, Tensor, bool], Tensor]
+    with_position: Tensor
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -69,6 +70,9 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(feedforward, dim)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
+        # Of a part of the weight, the cast is not shared and the gradient is padded.
+        with_position = torch.tensor([1.0, 1.0, 0.0]).repeat_interleave(dim)
+        self.register_buffer("with_position", with_position, persistent=False)
 
     def forward(
         self, x: Float[Tensor, "b t d"], position: Float[Tensor, "t d"], only_first: bool
@@ -85,18 +89,22 @@ class EncoderLayer(nn.Module):
         return x + self._drop(self.linear2(hidden))
 
     def _project(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One product for q, k and v; W(z + p) = Wz + Wp, and Wp does not depend on the image."""
-        dim = z.shape[-1]
-        qk, v = self.qkv(z).split([2 * dim, dim], dim=-1)
-        q, k = (qk + F.linear(position, self.qkv.weight[: 2 * dim])).chunk(2, dim=-1)
+        """One product for q, k and v, and one sum: what it gives is all that attention keeps."""
+        qkv = F.linear(z, self.qkv.weight)
+        q, k, v = (qkv + self._offset(position, qkv.dtype)).chunk(3, dim=-1)
         return q, k, v
 
     def _project_first(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dim = z.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q = F.linear(z[:, :1] + position[:1], weight[:dim], bias[:dim])
-        k, v = F.linear(z, weight[dim:], bias[dim:]).chunk(2, dim=-1)
-        return q, k + F.linear(position, weight[dim : 2 * dim]), v
+        weight, dim = self.qkv.weight, z.shape[-1]
+        q, kv = F.linear(z[:, :1], weight[:dim]), F.linear(z, weight[dim:])
+        offset = self._offset(position, kv.dtype)
+        k, v = (kv + offset[:, dim:]).chunk(2, dim=-1)
+        return q + offset[:1, :dim], k, v
+
+    def _offset(self, position: Tensor, dtype: torch.dtype) -> Float[Tensor, "t e"]:
+        """Bias and positions, projected for q and k: W(z + p) + b = Wz + (Wp + b)."""
+        placed = F.linear(position, self.qkv.weight)
+        return torch.addcmul(self.qkv.bias, placed, self.with_position).to(dtype)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

@@ -61,6 +61,18 @@ def test_first_token_alone_equals_the_full_layer() -> None:
     torch.testing.assert_close(layer(x, position, True), layer(x, position, False)[:, :1])
 
 
+def test_queries_keys_and_values_are_parts_of_one_map() -> None:
+    """So attention keeps each once, and nothing that was projected besides."""
+    layer: Any = encoder().layers[0]
+    x, position = torch.randn(3, 9, DIM).double(), torch.randn(9, DIM).double()
+    q, k, v = layer._project(x, position)
+    assert {y.untyped_storage().nbytes() for y in (q, k, v)} == {3 * x.nbytes}
+    assert len({y.untyped_storage().data_ptr() for y in (q, k, v)}) == 1
+    q, k, v = layer._project_first(x, position)
+    assert k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+    assert (q.shape[1], k.untyped_storage().nbytes()) == (1, 2 * x.nbytes)
+
+
 def test_last_layer_computes_one_token() -> None:
     """What nobody reads is not computed: the last MLP sees token 0 alone, the others see all."""
     net = encoder(layers=2)
