@@ -11,12 +11,10 @@ from safetensors.torch import load_file
 
 from rap.config import Config, ConfigError
 from rap.model.checkpoint import load as load_checkpoint
-from rap.model.regressor import Prediction, Regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
 from rap.train import keeping, loop
-from rap.train.banks import draw_views, held_out_mask, prepare, streamed
-from rap.train.batches import Batch
+from rap.train.banks import held_out_mask
 from rap.train.loop import TrainingError, train
 
 CPU = torch.device("cpu")
@@ -101,82 +99,6 @@ def test_streamed_views_are_drawn_beside_the_steps(
     others = log_of(train(tiny_scene, tiny_splat, stale, tmp_path / "stale", CPU).parent)
     assert records[0]["loss_view"] == others[0]["loss_view"]
     assert records[1]["loss_view"] != others[1]["loss_view"]
-
-
-def test_the_first_epochs_can_train_on_smaller_images(
-    tiny_scene: Scene,
-    tiny_config: Config,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """For its share of the run; validation always sees the full size, with its own positions."""
-    trained: list[tuple[torch.Size, float]] = []
-    scored: list[tuple[torch.Size, float]] = []
-    original = Regressor.forward
-
-    def watched(self: Regressor, images: torch.Tensor, **others: Any) -> Prediction:  # noqa: ANN401
-        seen = trained if self.training else scored
-        if (now := (images.shape[2:], self.positions.stretch)) not in seen:
-            seen.append(now)
-        return original(self, images, **others)
-
-    monkeypatch.setattr(Regressor, "forward", watched)
-    config = set_weights(set_train(tiny_config, epochs=4), view=0.0)
-    config = set_train(config, low_resolution_share=0.5, low_resolution_height=24)
-    train(tiny_scene, None, config, tmp_path / "run", CPU)
-    assert trained == [((24, 32), 2.0), ((48, 64), 1.0)]
-    assert scored == [((48, 64), 1.0)]
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_frozen_trunk_changes_no_more_and_the_rest_learns_on(
-    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path, cached: bool
-) -> None:
-    """Neither weights nor statistics, nor by weight decay; without the switch they all change."""
-    config = replace(tiny_config, model=replace(tiny_config.model, rotation_level=4))
-    config = set_train(config, epochs=2, weight_decay=0.1, schedule="constant")
-    weights = []
-    for name, epochs, share in (("once", 1, 1.0), ("frozen", 2, 0.5), ("free", 2, 1.0)):
-        settings = set_train(config, epochs=epochs, freeze_after=share, cached_features=cached)
-        train(tiny_scene, tiny_splat, settings, tmp_path / name, CPU)
-        weights.append(load_file(tmp_path / name / "last.safetensors"))
-    once, frozen, free = weights
-    trunk = [key for key in once if key.startswith("trunk.")]
-    assert len(trunk) > 100
-    assert all(torch.equal(once[key], frozen[key]) for key in trunk)
-    assert not any(torch.equal(once[key], free[key]) for key in trunk if once[key].ndim > 1)
-    rest = [key for key in once if key.endswith("_branch.head_out.weight")]
-    assert len(rest) == 2
-    assert not any(torch.equal(once[key], frozen[key]) for key in rest)
-
-
-def test_views_can_start_near_their_photographs(
-    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config
-) -> None:
-    """Drawn all at once or streamed, they move away as epochs go by."""
-    views = replace(
-        tiny_config.views, curriculum_share=1.0, curriculum_start=0.0, stream_per_step=3
-    )
-    config = set_train(replace(tiny_config, views=views), epochs=4)
-    material = prepare(tiny_scene, tiny_splat, config, CPU)
-    bank = material.banks.views
-    assert bank is not None
-    anchors = material.anchors.world_from_camera
-
-    def farthest() -> float:
-        return float((bank.poses - anchors)[:, :3].abs().max())
-
-    draw_views(material, config, 0)
-    assert farthest() < 1e-6
-    photographs, poses = torch.zeros(0, 3, 1, 1), torch.zeros(0, 4, 4)
-    for _ in streamed(iter([Batch(photographs, poses, {})] * 2), material, config, 3, 2):
-        pass
-    moved = (bank.poses - anchors)[:, :3].abs().amax((1, 2)) > 1e-3
-    assert moved.sum() == 3
-    draw_views(material, config, 1)
-    near = farthest()
-    draw_views(material, config, 3)
-    assert 0 < near < farthest()
 
 
 def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
@@ -327,25 +249,6 @@ def test_settings_that_cannot_work_fail_before_any_image_is_read(
     with pytest.raises(ConfigError, match=named):
         train(tiny_scene, None, config, tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "stream", "named"),
-    [({"freeze_after": 0.1}, 0, "freezes a random trunk"),
-     ({"freeze_after": 0.5, "cached_features": True}, 3, "stream_per_step = 3")],
-)  # fmt: skip
-def test_a_trunk_that_cannot_be_frozen_is_refused(
-    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, changes: dict[str, Any], stream: int,
-    named: str,
-) -> None:  # fmt: skip
-    """One that has learnt nothing; and cached features of views that are redrawn all the time."""
-    config = replace(
-        set_train(set_weights(tiny_config, view=0.0), **changes),
-        model=replace(tiny_config.model, rotation_level=4),
-        views=replace(tiny_config.views, stream_per_step=stream),
-    )
-    with pytest.raises(ConfigError, match=named):
-        train(tiny_scene, None, config, tmp_path / "run", CPU)
 
 
 def test_an_early_stop_stays_stopped_when_resumed(
