@@ -1,5 +1,6 @@
 """Runs that change in the course of their epochs: size of images, reach of views, frozen trunk."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,26 @@ def test_a_trunk_that_cannot_be_frozen_is_refused(
     )
     with pytest.raises(ConfigError, match=named):
         train(tiny_scene, None, config, tmp_path / "run", CPU)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("cached", [False, True])
+def test_graphs_follow_the_changes(
+    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], cached: bool,
+) -> None:  # fmt: skip
+    """Each phase is recorded anew: small images, full ones, features. Losses are the eager ones."""
+    config = replace(tiny_config, model=replace(tiny_config.model, rotation_level=4))
+    config = set_train(
+        config, epochs=6, low_resolution_share=0.34, low_resolution_height=32, freeze_after=0.67,
+        cached_features=cached,
+    )  # fmt: skip
+    losses = []
+    for execution in ("eager", "graphed"):
+        settings = set_train(config, execution=execution)
+        train(tiny_scene, tiny_splat, settings, tmp_path / execution, torch.device("cuda"))
+        lines = (tmp_path / execution / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        losses.append([json.loads(line)["loss_view"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert "steps run" not in capsys.readouterr().err
