@@ -21,6 +21,7 @@ from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advis
 
 MIN_LOST, MAX_LOST = 3, 6
 """Lost pairs before the machine is called unfit, and before one benchmark is given up."""
+GIVEN_UP = "given up early: even all blocks would hardly decide; they find slowdowns from"
 UNSTEADY = "unsteady (still changing by over 0.5 % when warm-up was cut off)"
 NOISY_BLOCKS = 3
 """Blocks before memory that does not repeat to the byte may be red."""
@@ -205,10 +206,11 @@ class _Judge:
         pairs = pairs_of(self._blocks, found.name, metric, rule.better)
         self._num_pairs += len(pairs.log_ratios) + pairs.num_lost
         self._num_lost += pairs.num_lost
+        coarse = f"{found.name} {metric}" in self._coarse
         wanted = interest(entry, rule, _middle(pairs.base) or 0.0)
         verdict = decide_pairs(
             pairs.log_ratios, smallest_effect=wanted.effect, num_gated=self._num_gated,
-            screened=found.name in self._screened, margin=wanted.margin,
+            screened=found.name in self._screened, margin=wanted.margin, coarse=coarse,
         )  # fmt: skip
         status = STATUS[verdict.state]
         if verdict.state is State.PASS and verdict.faster:
@@ -219,9 +221,9 @@ class _Judge:
             (self._repeat if pairs.repeat else self._pending).add(found.name)
         finding = Finding(
             found.name, metric, status, _middle(pairs.base), _middle(pairs.head),
-            _disturbed(pairs, found), "time",
+            _disturbed(pairs, found, verdict), "time",
         )  # fmt: skip
-        if f"{found.name} {metric}" in self._coarse and status is not Status.WORSE:
+        if coarse and status is not Status.WORSE:
             finding = advised(finding)
         return Compared(finding, verdict)
 
@@ -264,11 +266,12 @@ def _middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _disturbed(pairs: Pairs, found: Evidence) -> str:
-    """What a reader must know about the times: unsteady, invalid, lost."""
+def _disturbed(pairs: Pairs, found: Evidence, verdict: PairedVerdict) -> str:
+    """What a reader must know about the times: given up, unsteady, invalid, lost."""
     records = (*found.base, *found.head)
     unsteady = sum(record.warm_up == "unsteady" for record in records)
-    told = [f"{UNSTEADY} in {unsteady} of {len(records)} processes"] if unsteady else []
+    told = [] if verdict.stopped is None else [f"{GIVEN_UP} {verdict.stopped:.1%}"]
+    told += [f"{UNSTEADY} in {unsteady} of {len(records)} processes"] if unsteady else []
     if pairs.num_lost:
         told.append(f"{pairs.num_lost} blocks stayed invalid after {TRIES} tries")
     if pairs.reasons:

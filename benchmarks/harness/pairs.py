@@ -9,7 +9,7 @@ of 1 % for the whole suite: a suspect has already been chosen by a test at 5 %, 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 
@@ -25,6 +25,8 @@ BUDGET = 0.01
 SCREEN_LEVEL = 0.05
 SUSPECT_SHARE = 0.75
 """Share of the budget that is spent on suspects; the rest on what the screen left open."""
+FUTILE = 0.05
+"""Where all blocks together would decide with less than this chance, fewer are enough to say so."""
 TRIM = 0.2
 POWER = 0.8
 FASTER_LEVEL = 0.05
@@ -78,6 +80,11 @@ class Estimate:
         reach = _quantile(1.0 - level, self.degrees) + _quantile(POWER, self.degrees)
         return above + reach * self.error
 
+    def after(self, num: int) -> "Estimate":
+        """What as many blocks of the same spread would estimate, at the same location."""
+        kept = num - 2 * math.floor(TRIM * num)
+        return Estimate(self.location, self.error * math.sqrt(self.num / num), kept - 1, num)
+
 
 @dataclass(frozen=True)
 class PairedVerdict:
@@ -99,6 +106,8 @@ class PairedVerdict:
     """Fresh blocks until the next look; 0 once decided."""
     faster: bool
     """Proven faster, two-sided, adjusted for the suite; reported and never red."""
+    stopped: float | None = None
+    """Given up early: the smallest slowdown that all blocks to come could have found."""
 
 
 def estimate(log_ratios: Sequence[float]) -> Estimate:
@@ -127,18 +136,20 @@ def decide_pairs(
     num_gated: int,
     screened: bool = False,
     margin: float = MARGIN,
+    coarse: bool = False,
 ) -> PairedVerdict:
     """Decide from one log ratio per valid block, in the order in which they were taken.
 
     `num_gated` is the number of gated times of the whole suite (M). With `screened` a stored
-    baseline chose this time, so there is no paired first stage and every block is fresh. Blocks
-    beyond the next look, or beyond the decision, change nothing. ValueError for what is not finite.
+    baseline chose this time, so there is no paired first stage and every block is fresh. A time
+    that is known to be `coarse` goes on only while it may yet be red. Blocks beyond the next look,
+    or beyond the decision, change nothing. ValueError for what is not finite.
     """
     if num_gated < 1 or smallest_effect <= margin:
         raise ValueError(
             f"num_gated {num_gated} must be >= 1, smallest_effect {smallest_effect} > {margin}"
         )
-    rule = _Rule(math.log1p(margin), math.log1p(smallest_effect), num_gated)
+    rule = _Rule(math.log1p(margin), math.log1p(smallest_effect), num_gated, coarse)
     if screened:
         return _second_stage(rule, Route.STORED, log_ratios)
     if len(log_ratios) < SCREEN_BLOCKS:
@@ -157,6 +168,8 @@ def decide_pairs(
 def _second_stage(
     rule: "_Rule", route: Route, fresh: Sequence[float], first: Sequence[float] = ()
 ) -> PairedVerdict:
+    if first and rule.is_futile(route, estimate(first), counted=False):
+        return rule.given_up(route, first)
     for look in LOOKS:
         if len(fresh) < look:
             shown = fresh if len(fresh) >= 4 else [*first, *fresh]
@@ -167,6 +180,8 @@ def _second_stage(
             return rule.verdict(State.FAIL, route, seen, 0)
         if found.bound(0.975) < rule.interest:
             return rule.verdict(State.PASS, route, seen, 0)
+        if look < LOOKS[-1] and rule.is_futile(route, found, counted=True):
+            return rule.given_up(route, seen)
     return rule.verdict(State.INCONCLUSIVE, route, fresh[: LOOKS[-1]], 0)
 
 
@@ -177,6 +192,7 @@ class _Rule:
     margin: float
     interest: float
     num_gated: int
+    coarse: bool
 
     def level(self, route: Route) -> float:
         """The one-sided level of one look of the second stage; in the screen, that of a suspect."""
@@ -188,6 +204,29 @@ class _Rule:
             Route.STORED: share,
         }[route]
         return alpha / len(LOOKS)
+
+    def is_futile(self, route: Route, found: Estimate, *, counted: bool) -> bool:
+        """Whether the last look would hardly decide, if its blocks are like those of `found`.
+
+        Its location is drawn around the one found, less far where these blocks are `counted` in it,
+        and by Student's t, as the spread is only estimated. Giving up takes nothing but chances to
+        be red or to pass: it cannot raise a false alarm.
+        """
+        if not 0.0 < found.error < math.inf:
+            return False
+        last = found.after(LOOKS[-1])
+        share = found.num / last.num
+        step = found.error * math.sqrt(1.0 - share if counted else 1.0 + share)
+        passes = self.interest - _quantile(0.975, last.degrees) * last.error
+        fails = self.margin + _quantile(1.0 - self.level(route), last.degrees) * last.error
+        to_pass = 0.0 if self.coarse else t_cdf((passes - found.location) / step, found.degrees)
+        return to_pass + t_cdf((found.location - fails) / step, found.degrees) < FUTILE
+
+    def given_up(self, route: Route, log_ratios: Sequence[float]) -> PairedVerdict:
+        """Inconclusive before the last look, with what that could have found."""
+        last = estimate(log_ratios).after(LOOKS[-1])
+        stopped = _share(last.detectable(self.level(route), self.margin))
+        return replace(self.verdict(State.INCONCLUSIVE, route, log_ratios, 0), stopped=stopped)
 
     def verdict(
         self, state: State, route: Route, log_ratios: Sequence[float], missing: int

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.harness import pairs
 from benchmarks.harness.pairs import (
     BUDGET,
     LOOKS,
@@ -25,17 +26,21 @@ QUIET = (0.0, 0.002, -0.001, 0.001, -0.002, 0.0015)
 RATIOS = st.lists(st.floats(-0.5, 0.5), min_size=0, max_size=MOST)
 
 
-def decide(log_ratios: Sequence[float], *, screened: bool = False) -> PairedVerdict:
+def decide(
+    log_ratios: Sequence[float], *, screened: bool = False, coarse: bool = False
+) -> PairedVerdict:
     """One of 30 gated times, 3 % of interest."""
-    return decide_pairs(log_ratios, smallest_effect=0.03, num_gated=30, screened=screened)
+    return decide_pairs(
+        log_ratios, smallest_effect=0.03, num_gated=30, screened=screened, coarse=coarse
+    )
 
 
 def noise(num: int, spread: float, around: float = 0.0) -> list[float]:
     """As many quantiles of a normal distribution, each low one beside its high counterpart."""
     normal = statistics.NormalDist(around, spread)
     values = [normal.inv_cdf((n + 0.5) / num) for n in range(num)]
-    pairs = zip(values[: num // 2], reversed(values), strict=False)
-    return [value for pair in pairs for value in pair] + values[num // 2 : (num + 1) // 2]
+    both = zip(values[: num // 2], reversed(values), strict=False)
+    return [value for pair in both for value in pair] + values[num // 2 : (num + 1) // 2]
 
 
 def test_estimate_is_yuens() -> None:
@@ -92,10 +97,40 @@ def test_suspect_that_was_chance_passes() -> None:
 
 
 def test_noisy_times_end_inconclusive() -> None:
-    """After the last look nothing more is asked for, and the detectable effect says why."""
+    """Nothing more is asked for, and the detectable effect says why."""
     found = decide(noise(SCREEN_BLOCKS, 0.2) + noise(LOOKS[-1], 0.2))
     assert (found.state, found.missing_blocks) == (State.INCONCLUSIVE, 0)
     assert found.detectable > 0.1
+
+
+def test_hopeless_time_is_given_up() -> None:
+    """Before the last look, with the slowdown that all its blocks could have found."""
+    wide = [0.02 + value for value in noise(SCREEN_BLOCKS + LOOKS[0], 0.2)]
+    found = decide(wide, coarse=True)
+    assert (found.state, found.missing_blocks) == (State.INCONCLUSIVE, 0)
+    assert found.stopped is not None
+    assert 0.1 < found.stopped < found.detectable
+
+
+def test_coarse_time_that_may_be_slower_goes_on() -> None:
+    """What is known to be too noisy is still red where a slowdown is proven."""
+    slow = [0.5 + value for value in noise(SCREEN_BLOCKS, 0.05)]
+    assert decide(slow, coarse=True).state is State.MORE
+    found = decide(slow + noise(8, 0.05, 0.5), coarse=True)
+    assert (found.state, found.stopped) == (State.FAIL, None)
+
+
+@given(RATIOS, st.booleans(), st.booleans())
+def test_giving_up_only_takes_decisions_away(
+    log_ratios: list[float], screened: bool, coarse: bool
+) -> None:
+    """A rule that never gives up decides the same, or goes on: no false alarm comes from it."""
+    found = decide(log_ratios, screened=screened, coarse=coarse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "FUTILE", 0.0)
+        patient = decide(log_ratios, screened=screened)
+    assert found.state in (patient.state, State.INCONCLUSIVE)
+    assert (found.stopped is not None) or found == patient
 
 
 def test_open_is_looked_at_three_times() -> None:
@@ -171,11 +206,14 @@ def test_swapped_arms_are_never_red_twice(log_ratios: list[float]) -> None:
 
 @given(RATIOS, st.floats(0.0, 0.3))
 def test_slower_is_never_judged_better(log_ratios: list[float], loss: float) -> None:
-    """Adding a loss to every block never turns a fail of the same stage into a pass."""
+    """Adding a loss to every block never turns a fail of the same stage into a pass.
+
+    At most into giving up: a first look just below the limits may promise neither end.
+    """
     found = decide(log_ratios, screened=True)
     worse = decide([value + loss for value in log_ratios], screened=True)
     if found.state is State.FAIL:
-        assert worse.state is State.FAIL
+        assert worse.state in (State.FAIL, State.INCONCLUSIVE)
 
 
 @given(RATIOS.filter(bool))

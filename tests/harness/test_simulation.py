@@ -117,6 +117,36 @@ def test_unchanged_time_is_passed_early_where_it_is_quiet(name: str) -> None:
     assert share(found, State.PASS) >= {"dedicated": 1.0, "shared": 0.99, "noisy VM": 0.9}[name]
 
 
+def spent(row: list[float], *, coarse: bool = False) -> int:
+    """Blocks that a time takes until it asks for no more."""
+    for taken in (SCREEN_BLOCKS, *(SCREEN_BLOCKS + look for look in LOOKS)):
+        found = decide_pairs(
+            row[:taken], smallest_effect=INTEREST, num_gated=NUM_GATED, margin=MARGIN, coarse=coarse
+        )
+        if found.state is not State.MORE:
+            return taken
+    return BLOCKS
+
+
+@pytest.mark.parametrize(("coarse", "blocks"), [(False, 25.0), (True, 12.0)])
+def test_hopeless_times_cost_less(coarse: bool, blocks: float) -> None:
+    """Processes that differ by 15 %, nothing slower: 27 of 30 blocks if nothing is given up."""
+    rows = Noise(0.15).pairs(np.random.default_rng(29), (150, BLOCKS), 0.0).tolist()
+    assert sum(spent(row, coarse=coarse) for row in rows) / len(rows) <= blocks
+
+
+def test_slowdown_in_a_known_coarse_time_is_still_found() -> None:
+    """30 % where processes differ by 5 %."""
+    rows = Noise(0.05).pairs(np.random.default_rng(31), (150, BLOCKS), 0.3).tolist()
+    found = [
+        decide_pairs(
+            row, smallest_effect=INTEREST, num_gated=NUM_GATED, margin=MARGIN, coarse=True
+        ).state
+        for row in rows
+    ]
+    assert share(found, State.FAIL) >= 0.99
+
+
 @pytest.mark.parametrize("name", NOISES)
 def test_relabelled_arms_turn_a_loss_into_a_gain(name: str) -> None:
     """What is red one way round is never red the other way round."""
