@@ -100,10 +100,11 @@ def gap_in(found: Evidence, metric: str, rule: MetricRule) -> Finding | None:
         if reasons:
             text = reasons[0] if status is Status.IMPOSSIBLE else f"in the base: {reasons[0]}"
             return Finding(found.name, metric, status, detail=text, family=rule.family)
-    if not before:
+    stored = found.known is None or f"{found.name} {metric}" in found.known.metrics
+    if not before and not stored:
         return Finding(found.name, metric, Status.NEW, None, median(after), family=rule.family)
     if len(before) < len(found.base):
-        text = "the base lacks this metric in some process"
+        text = "the base arm lacks this metric in some process, and its baseline may have it"
         return Finding(found.name, metric, Status.ERRORED, detail=text, family=rule.family)
     return None
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.additions import GOLDENS, add_goldens
-from benchmarks.harness.baseline import Baseline
-from benchmarks.harness.known import Known, suite_names
+from benchmarks.harness.baseline import COMMITTED, Baseline
+from benchmarks.harness.known import Known, known_of, suite_names
 from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
@@ -19,6 +19,7 @@ from benchmarks.harness.trees import Source, copy_tree
 
 BENCHMARKS = Path("benchmarks")
 HARNESS = BENCHMARKS / "harness"
+COMMANDS = ("__main__.py",)
 OWN_GATE = HARNESS / "commands" / "gate.py"
 
 
@@ -38,7 +39,7 @@ class Terms:
 
     def known(self, baseline: Baseline | None) -> Known:
         """What the base knows, with its baseline of this machine."""
-        return Known(frozenset(() if baseline is None else baseline.records), self.base_names)
+        return known_of(self.base_names, baseline)
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,12 @@ def _edits(base: Path, head: Path) -> list[str]:
             f"the head changes {', '.join(moved)}: the golden numbers are the base's, only what "
             "it lacks is the head's"
         )
-    if digest_of(base / HARNESS) != digest_of(head / HARNESS):
-        found.append("the head changes the harness: judged by the base's")
+    commands = [_files(tree, COMMANDS) for tree in (base, head)]
+    if digest_of(base / HARNESS) != digest_of(head / HARNESS) or _changed(*commands):
+        names = f"harness or {', '.join(COMMANDS)}"
+        found.append(f"the head changes the {names}: judged by the base's")
+    if digest_of(base / COMMITTED) != digest_of(head / COMMITTED):
+        found.append("the head changes stored baselines: judged by the base's")
     if not (base / OWN_GATE).is_file():
         found.append("the base has no gate of its own: judged by the head's harness")
     return found
@@ -111,7 +116,7 @@ def merged(base: Policy, head: Policy) -> Policy:
 
 def benchmark_files(root: Path) -> list[Path]:
     """The suite without what judges: benchmarks, workloads, what they share."""
-    judges = ("__main__.py", POLICY.name, *GOLDENS)
+    judges = (*COMMANDS, POLICY.name, *GOLDENS)
     found = [path for path in (root / BENCHMARKS).iterdir() if path.name not in judges]
     return sorted(path for path in found if path.is_file())
 

@@ -5,7 +5,7 @@ is known whatever its parameters: static text does not tell which values a suite
 """
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class Known:
     """Of the baseline of this machine."""
     names: frozenset[str] = frozenset()
     """Bare names: functions of the suite."""
+    metrics: frozenset[str] = frozenset()
+    """`id metric` of the baseline."""
 
     def knows(self, benchmark_id: str) -> bool:
         """Whether this benchmark, or one of its name, is the base's."""
@@ -31,7 +33,8 @@ class Known:
 
     def content(self) -> dict[str, list[str]]:
         """For the header of a file of blocks."""
-        return {"ids": sorted(self.ids), "names": sorted(self.names)}
+        parts = {"ids": self.ids, "names": self.names, "metrics": self.metrics}
+        return {name: sorted(part) for name, part in parts.items()}
 
 
 def bare(benchmark_id: str) -> str:
@@ -39,17 +42,18 @@ def bare(benchmark_id: str) -> str:
     return benchmark_id.partition("[")[0]
 
 
-def known_of(root: Path, baseline: Baseline | None = None) -> Known:
-    """What a tree knows: its suite's names, and the ids of its baseline."""
-    ids: Collection[str] = () if baseline is None else baseline.records
-    return Known(frozenset(ids), suite_names(root))
+def known_of(names: frozenset[str], baseline: Baseline | None = None) -> Known:
+    """What a suite of these names and its baseline of this machine know."""
+    stored = {} if baseline is None else baseline.records
+    metrics = {f"{name} {metric}" for name, record in stored.items() for metric in record.metrics}
+    return Known(frozenset(stored), names, frozenset(metrics))
 
 
 def read_known(content: object) -> Known | None:
     """What `Known.content` wrote; None for anything else: then nothing may be new."""
     if not isinstance(content, Mapping):
         return None
-    parts = [content.get(name) for name in ("ids", "names")]
+    parts = [content.get(name) for name in ("ids", "names", "metrics")]
     if not all(isinstance(p, list) and all(isinstance(t, str) for t in p) for p in parts):
         return None
     return Known(*(frozenset(map(str, part or ())) for part in parts))
@@ -59,7 +63,7 @@ def suite_names(root: Path) -> frozenset[str]:
     """Bare names of all benchmarks that a tree's suite defines; TreeError for what is no Python."""
     found: set[str] = set()
     for path in sorted((root / "benchmarks").glob(SUITE_FILES)):
-        for node in parsed(path).body:
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and node.name.startswith(PREFIX):
                 found.add(node.name.removeprefix(PREFIX))
     return frozenset(found)

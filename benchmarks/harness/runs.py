@@ -16,7 +16,7 @@ from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
 from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.environments import interpreter, own_tree
 from benchmarks.harness.faults import VARIABLE
-from benchmarks.harness.known import Known, known_of
+from benchmarks.harness.known import Known, known_of, suite_names
 from benchmarks.harness.live import Display
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
@@ -86,7 +86,7 @@ def compare_trees(
         "base": compose(trees.base, trees.judge, scratch / "base"),
         "head": compose(trees.head, trees.judge, scratch / "head"),
     }
-    known = trees.known or known_of(trees.base.folder)
+    known = trees.known or known_of(suite_names(trees.base.folder))
     header = {**_header(arms, options), "known": known.content()}
     file, blocks, seed = _open(root, header, resume=options.resume)
     versus = Versus(

@@ -189,6 +189,15 @@ def test_stored_benchmark_that_the_base_skips_is_no_pass() -> None:
     assert (found.code, statuses(found)["stored[n=1]"]) == (Code.COVERAGE, Status.ERRORED)
 
 
+def test_metric_that_the_base_arm_alone_lost_is_no_pass() -> None:
+    """Its baseline has it: a benchmark edited so that only the head gives it compares nothing."""
+    blocks = [block(n, [toy("step_a")], [toy("step_a", time_s=1.0)]) for n in range(6)]
+    known = Known(frozenset({"step_a"}), metrics=frozenset({"step_a time_s"}))
+    found = judge_blocks(blocks, POLICY, known=known)
+    assert (found.code, statuses(found)["step_a time_s"]) == (Code.COVERAGE, Status.ERRORED)
+    assert judge_blocks(blocks, POLICY).code is Code.COVERAGE
+
+
 def test_nobody_who_knows_the_base_makes_nothing_new() -> None:
     """Blocks alone do not say what the base's suite had."""
     lacking = replace(toy(outcome="errored"), reason="AttributeError: no attribute 'faster'")

@@ -100,9 +100,18 @@ def test_edited_policy_and_harness_are_the_base_s(change: Change) -> None:
     assert len(judge.terms.approvals) == 2
 
 
+@pytest.mark.parametrize("name", ["baselines/cpu/room.json", "__main__.py"])
+def test_edited_baseline_or_command_is_said(change: Change, name: str) -> None:
+    """Neither is used: stored numbers are accepted on main, commands are the judge's."""
+    change.head.write(f"benchmarks/{name}", "{}")
+    (asked,) = change.judge().terms.approvals
+    assert name.partition("/")[0] in asked
+    assert "judged by the base's" in asked
+
+
 def test_names_of_both_suites_are_known(change: Change) -> None:
     """Read, and not run."""
-    change.head.write("benchmarks/bench_toy.py", "def bench_more(measure): ...\n")
+    change.head.write("benchmarks/bench_toy.py", "if True:\n    def bench_more(measure): ...\n")
     terms = change.judge().terms
     assert terms.base_names == {"spin", "steady", "golden_network"}
     assert terms.head_names == {"more", "golden_network"}

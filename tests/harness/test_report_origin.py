@@ -245,6 +245,17 @@ def test_page_says_that_the_judge_was_edited(
     assert "golden numbers are the base's" in printed
 
 
+def test_page_says_by_whom_it_was_judged(
+    change: Change, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base's commit, and where in it the numbers lie: no folder that is gone by then."""
+    change.hand_over(timed("spin"), timed("view"))
+    assert change.report() == Code.PASS
+    printed = unescape(capsys.readouterr().out)
+    assert f"policy and baselines of commit {change.base}" in printed
+    assert "screened against benchmarks/baselines/" in printed
+
+
 def test_plain_report_needs_no_history(change: Change, capsys: pytest.CaptureFixture[str]) -> None:
     """Without --head it judges by this checkout, and --base alone is a mistake."""
     change.hand_over(timed("spin"), timed("view"))

@@ -21,7 +21,7 @@ from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.curves import CURVES, CurvesError, draw, read_curves
 from benchmarks.harness.handover import read_evidence, refuse_large
 from benchmarks.harness.judging import is_required
-from benchmarks.harness.known import Known, known_of, read_known
+from benchmarks.harness.known import Known, known_of, read_known, suite_names
 from benchmarks.harness.markdown import annotations, junit, page
 from benchmarks.harness.origin import Origin, origin_of
 from benchmarks.harness.policy import Policy, PolicyError, read_policy
@@ -52,6 +52,12 @@ class Basis:
         """The stored numbers of the machine of a run."""
         path = locate(self.root, run.machine.key, run.suite, self.baselines)
         return read_baseline(path, run.machine.key, run.suite), path
+
+    def facts(self, path: Path) -> list[str]:
+        """Against what, and by whose rules."""
+        shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        judge = "this checkout" if self.origin is None else f"commit {self.origin.base.commit}"
+        return [f"screened against {shown}, judged by policy and baselines of {judge}"]
 
     def require_head(self, path: Path, *sessions: Session) -> None:
         """RecordError where sessions are of another commit than the one that is judged."""
@@ -183,10 +189,10 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
     basis.require_head(folder / SCREEN, run)
     baseline, stored = basis.baseline(run)
     found = screen(run, baseline, basis.policy, selected=False)
-    known = known_of(basis.root, baseline)
+    known = known_of(suite_names(basis.root), baseline)
     if basis.origin is not None:
         found = with_turnover(found, run, baseline, basis.origin.terms, selected=False)
-    findings, facts = [*found.findings], [*_facts(run), f"screened against {stored}"]
+    findings, facts = [*found.findings], [*_facts(run), *basis.facts(stored)]
     codes = [CODES[finding.status] for finding in findings if finding.status in CODES]
     measured: set[str] = set()
     if (folder / PAIRS).exists():
