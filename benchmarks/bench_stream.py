@@ -51,7 +51,7 @@ def bench_stream(
             stream.advance(number, SEED + number)
         return terms
 
-    result = measure(step, items=len(batch.images), unit="images")
+    result = measure(step, items=batch.sizes["pose"], unit="samples")
 
     plain = workloads.learner(config, device)
     reference = optimise(plain, batch, config, 1.0)

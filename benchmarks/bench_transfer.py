@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import workloads
+from benchmarks import paths, workloads
 from benchmarks.harness import Measure, axis
 from benchmarks.workloads import SEED, Scale
 from rap.data.images import ImageBank
@@ -46,11 +46,8 @@ def bench_transfer(
     def step() -> Tensor:
         return torch.stack([batch.images.mean() for batch in drawn()])
 
-    num_images = len(banks) * indices.numel()
-    result = measure(
-        step, items=num_images * photos[0].numel(), unit="bytes",
-        moves_bytes=num_images * photos[0].numel() * (1 + 4),
-    )  # fmt: skip
+    payload = len(banks) * indices.numel() * photos[0].numel()
+    result = measure(step, items=payload, unit="bytes", moves_bytes=payload * (1 + 4))
 
     homes = {(bank.resident, bank.images.is_pinned()) for bank in banks}
     wanted = {(memory == "resident", memory in ("pinned", "non_blocking"))}
@@ -59,6 +56,15 @@ def bench_transfer(
         # There in a process that counts, see benchmarks/harness/counting.py.
         found = measure.record.counters.get(name, low)
         result.check(low <= found <= high, f"{found} {name} in {NUM_STEPS} steps")
+    crossings = paths.Crossings()
+    with crossings:
+        step()
+    result.counter("copied_bytes", crossings.num_bytes)
+    # From a resident bank only the order of the images, else the images too.
+    least = indices.nbytes if memory == "resident" else payload
+    least *= device.type == "cuda"
+    found = crossings.num_bytes
+    result.check(least <= found <= least + 4 * indices.nbytes, f"{found} bytes, not {least}")
     views = view_indices(indices, 1)
     for number, batch in enumerate(drawn()):
         chosen = (indices[number], indices[number], views[number])

@@ -1,9 +1,12 @@
 """One branch's encoder alone: torch's fused attention against the matrix of all pairs."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import paths, plain
 from benchmarks import workloads_network as network
@@ -23,6 +26,29 @@ ROUNDING = 1e-3
 """A half precision that is nearer to float64 is none."""
 
 
+OPERATION = {
+    "sdpa": "_scaled_dot_product", "plain": "_scaled_dot_product",
+    "flash": "_scaled_dot_product_flash", "efficient": "_scaled_dot_product_efficient",
+    "cudnn": "_scaled_dot_product_cudnn", "math": "_scaled_dot_product",
+}  # fmt: skip
+"""What the operations of an implementation are called; `plain` and `math` have none of them."""
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH,
+}  # fmt: skip
+"""Of torch's attention, one alone; with `sdpa` it chooses."""
+HALF_ONLY = ("flash", "cudnn")
+"""On a GPU."""
+
+
+def possible(attention: str, tokens: int, layers: int, precision: str) -> bool:
+    """One implementation after the other at the published depth only."""
+    if attention in ("sdpa", "plain"):
+        return True
+    half = precision == "bf16"
+    return (tokens >= 301 and layers == (6 if half else 2)) and (half or attention not in HALF_ONLY)
+
+
 def by_default(attention: str, tokens: int, layers: int, precision: str) -> bool:
     """As published: six layers on a GPU, both maps' tokens there, and one run of the plain twin."""
     if (tokens, layers, precision) == (301, 2, "fp32"):
@@ -32,20 +58,22 @@ def by_default(attention: str, tokens: int, layers: int, precision: str) -> bool
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("attention", "tokens", "layers", "precision"),
-    combine(
-        axis(["sdpa", "plain"]), axis([301, 1201], full=[81]),
-        axis([2], cuda=[6], full=[1, 12]), axis(["fp32"], cuda=["bf16"]), default=by_default,
-    ),
-)  # fmt: skip
+CASES = [case for case in combine(
+    axis(["sdpa", "plain"], cuda=["flash", "efficient", "cudnn"], full=["math"]),
+    axis([301, 1201], full=[81]), axis([2], cuda=[6], full=[1, 12]),
+    axis(["fp32"], cuda=["bf16"]), default=by_default,
+) if possible(*case.values)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("attention", "tokens", "layers", "precision"), CASES)
 def bench_transformer(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, device: torch.device, scale: Scale,
     attention: str, tokens: int, layers: int, precision: Precision,
 ) -> None:  # fmt: skip
     """Forward and backward; the pose token and all gradients are those of float64.
 
-    `plain` puts the twin in torch's place: what the fused kernel is worth in time and memory.
+    `plain` puts the twin in torch's place: what the fused kernel is worth in time and memory. The
+    others allow torch one of its own implementations.
     """
     encoder, inputs, position = network.seeded_encoder(
         layers, scale.model, CELLS[tokens], NUM_IMAGES[device.type], device
@@ -55,12 +83,14 @@ def bench_transformer(
     slope[NUM_CHECKED:] = 0
     if attention == "plain":
         monkeypatch.setattr(F, "scaled_dot_product_attention", plain.attention)
-    fused = paths.Operations("_scaled_dot_product")
+    fused, alone = paths.Operations(OPERATION[attention]), BACKENDS.get(attention)
 
     def step(
-        tokens: Tensor = inputs, kind: Precision = precision
+        tokens: Tensor = inputs,
+        kind: Precision = precision,
+        backend: SDPBackend | None = alone,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        with tf32_scope(kind):
+        with tf32_scope(kind), sdpa_kernel(backend) if backend else nullcontext():
             with precision_scope(kind, device):
                 token = encoder(tokens, position)
             return token.detach(), torch.autograd.grad(token, free, slope)
@@ -71,7 +101,7 @@ def bench_transformer(
         step()
     result = measure(step, items=len(inputs), unit="images", clock="gpu", flop=flop)
 
-    expected = layers if attention == "sdpa" else 0
+    expected = 0 if attention in ("plain", "math") else layers
     result.check(fused.num == expected, f"{fused.num} calls of fused attention in {layers} layers")
     weights = plain.in_float64(encoder)
     exact = inputs.detach()[:NUM_CHECKED].double().requires_grad_()
@@ -79,7 +109,8 @@ def bench_transformer(
     of_weights = [weights[name] for name, _ in encoder.named_parameters()]
     gradient = torch.autograd.grad(token, [exact, *of_weights], slope[:NUM_CHECKED].double())
     # The same weights in fp32 are held to more than half precision can be.
-    for kind, found in {"fp32": step(kind="fp32"), precision: result.value}.items():
+    plainly = step(kind="fp32", backend=None)
+    for kind, found in {"fp32": plainly, precision: result.value}.items():
         off = plain.error([found[0][:NUM_CHECKED]], [token])
         result.check(off < TOLERANCE[kind], f"tokens in {kind} are {off:.1e} off float64")
         of_inputs, *others = found[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import clouds
+from benchmarks import clouds, filters
 from benchmarks.harness import Measure, axis
 from benchmarks.workloads import SEED, Scale
 from rap.camera import Camera
@@ -20,14 +20,15 @@ from rap.splat.order import in_order
 from rap.splat.prune import best, contributions
 from rap.splat.quality import psnr
 from rap.synthesis.drawing import Shots, draw_images, drawn_at, prepared
-from rap.synthesis.views import Anchors, anchors_of, draw_shots, refresh_views
+from rap.synthesis.views import Anchors, RefreshStats, anchors_of, draw_shots, refresh_views
 
 NUM_ANCHORS = 32
-REJECTED = 0.05
+REJECTED = {"coverage": 0.05, "brisque": 0.3}
 """Share of the anchors' own views that the filter would reject."""
 SWITCHES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_filter": {"min_coverage": 0.0},
+    "brisque": {},
     "one_attempt": {"max_attempts": 1},
     "network_size": {"render_height": None},
     "baked": {"colors": "baked"},
@@ -50,7 +51,7 @@ NUM_COMPARED = 8
 @pytest.mark.parametrize("light", axis(["own"], full=["mean"]))
 @pytest.mark.parametrize("switch", axis(["plain"], cuda=["network_size"], full=list(SWITCHES)))
 def bench_views(
-    measure: Measure, device: torch.device, scale: Scale,
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, device: torch.device, scale: Scale,
     splat: str, render_batch: int, light: str, switch: str,
 ) -> None:  # fmt: skip
     """Every view in its own light, drawn at full height; the bank holds what its poses show.
@@ -67,8 +68,11 @@ def bench_views(
     num = num_anchors * per_anchor
     anchors = anchors_of(shown.poses(num_anchors).to(device), 0.2)
     plain = ViewsConfig(render_batch=render_batch, render_height=scale.render_height)
-    _, coverage = draw_images(gaussians, camera, Shots(anchors.world_from_camera), plain)
-    plain = replace(plain, min_coverage=float(coverage.quantile(REJECTED)))
+    if switch == "brisque":
+        filters.with_stand_in(monkeypatch)
+    kind = switch if switch in REJECTED else "coverage"
+    at = anchors.world_from_camera
+    plain = filters.filtered(plain, kind, REJECTED[kind], gaussians, camera, at)
     config = replace(plain, **SWITCHES[switch])
     empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(num, 4, 4), device, 2**33, pin_memory=False)
@@ -87,9 +91,8 @@ def bench_views(
     result.metric("num_gaussians", ready.num)
     result.metric("acceptance_share", stats.acceptance)
     result.metric("renders_per_view", stats.num_renders / num)
-    result.check(stats.num_views == num, f"{stats.num_views} views instead of {num}")
-    retried = config.min_coverage > 0 and config.max_attempts > 1
-    result.check((stats.num_renders > num) == retried, f"{stats.num_renders} renders for {num}")
+    for ok, message in counted(stats, num, config):
+        result.check(ok, message)
     for ok, message in misplaced(bank, anchors, config):
         result.check(ok, message)
     shots = kept_shots(ready, bank, anchors, config, generator, stats.num_attempts)
@@ -144,6 +147,13 @@ def largest_difference(
         again, _ = draw_images(gaussians, camera, shots.part(part), config)
         off = max(off, int((again.int() - bank.images[part].int()).abs().max()))
     return off
+
+
+def counted(stats: RefreshStats, num: int, config: ViewsConfig) -> Iterator[tuple[bool, str]]:
+    """Whether every view was drawn, and some again where there is a filter."""
+    yield stats.num_views == num, f"{stats.num_views} views instead of {num}"
+    retried = max(config.min_coverage, config.max_brisque) > 0 and config.max_attempts > 1
+    yield (stats.num_renders > num) == retried, f"{stats.num_renders} renders for {num}"
 
 
 def misplaced(bank: ImageBank, anchors: Anchors, config: ViewsConfig) -> Iterator[tuple[bool, str]]:

@@ -69,6 +69,29 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Crossings(TorchDispatchMode):
+    """Bytes that torch copies between host and device in a `with` block, by this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the operation returns)
+        """Run an operation, and add up what it moves from one kind of device to another."""
+        found = func(*args, **(kwargs or {}))
+        if func.name() in ("aten::_to_copy", "aten::copy_"):
+            source = args[func.name() == "aten::copy_"]
+            if source.device.type != found.device.type:
+                self.num_bytes += source.nbytes
+        return found
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """What a layer computes in, and how its output lies in memory."""
