@@ -17,8 +17,8 @@ IMPORT_EVERYTHING = f"""
 import importlib, pkgutil, sys, rap
 modules = [m.name for m in pkgutil.walk_packages(rap.__path__, "rap.")]
 for name in modules:
-    # the kernel's module needs Triton, which comes with torch's CUDA builds only
-    if not name.startswith(("rap.cli", "rap.__main__", "rap.splat.color_kernel")):
+    # the kernels' modules need Triton, which comes with torch's CUDA builds only
+    if not (name.startswith(("rap.cli", "rap.__main__")) or name.endswith("_kernel")):
         importlib.import_module(name)
 print(*sorted(set({LATE!r}) & set(sys.modules)))
 """

@@ -137,6 +137,8 @@ class ViewsConfig:
     """Highest degree of directional colour; none: as fitted. Not exact."""
     fused_colors: bool = True
     """On CUDA, colours of all views by one kernel."""
+    fused_blend: bool = True
+    """On CUDA, unless packed, blend by our own kernel instead of gsplat's; same picture."""
     morton_order: bool = True
     """Sort the Gaussians along a space-filling curve, for the caches; same picture."""
     packed: bool = False

@@ -2,9 +2,8 @@
 
 import importlib
 from dataclasses import replace
-from functools import cache
-from importlib import util
-from subprocess import CalledProcessError
+from functools import cache, partial
+from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -14,8 +13,8 @@ from rap import log
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE, basis
+from rap.splat.kernels import failure
 from rap.splat.light import NUM_FEATURES
-from rap.splat.memory import ran_out
 
 
 def view_colors(
@@ -87,18 +86,15 @@ def kernel_usable(gaussians: Gaussians) -> bool:
 
 @cache
 def kernel_problem(device: torch.device) -> str | None:
-    """Why the kernel cannot run on a CUDA device, found by running it once; said in one line.
-
-    Triton compiles a launcher where it runs, so a missing C compiler or Python header shows here.
-    """
-    problem = "no triton installed" if util.find_spec("triton") is None else _failure(device)
+    """Why the kernel cannot run on a CUDA device, found by running it once; said in one line."""
+    problem = failure("rap.splat.color_kernel", partial(_largest, device))
     if problem is not None:
         log.warn(f"colours of views are evaluated by plain torch operations: {problem}")
     return problem
 
 
-def _failure(device: torch.device) -> str | None:
-    """What stops the kernel at its largest: degree 3, with features. Out of memory is raised on."""
+def _largest(device: torch.device, kernel: ModuleType) -> None:
+    """The kernel at its largest: degree 3, with features."""
     blob = torch.zeros(1, 6 * NUM_FEATURES, device=device)
     light = Appearance(
         blob[:, :1], blob[:, :NUM_FEATURES], blob[:, :1], blob, identity_exposure(1, blob)
@@ -107,24 +103,7 @@ def _failure(device: torch.device) -> str | None:
         blob[:, :3], blob[:, :4] + 1, blob[:, :3], blob[:, 0], blob[:, :48].view(1, 16, 3),
         appearance=light,
     )  # fmt: skip
-    try:
-        kernel = importlib.import_module("rap.splat.color_kernel")
-    except (ImportError, RuntimeError, OSError) as error:
-        return _one_line(error)
-    try:
-        kernel.fused_colors(one, blob[:, :3], light.codes, 3)
-    # Triton's own errors are of no standard kind: a GPU it does not know, too few registers
-    except (
-        kernel.triton.TritonError, ImportError, RuntimeError, OSError, CalledProcessError
-    ) as error:  # fmt: skip
-        if isinstance(error, RuntimeError) and ran_out(error):
-            raise  # says nothing about the kernel, and may pass
-        return _one_line(error)
-    return None
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or repr(error)
+    kernel.fused_colors(one, blob[:, :3], light.codes, 3)
 
 
 def _needs_gradients(

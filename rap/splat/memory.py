@@ -9,7 +9,7 @@ at H×W pixels, stored at h×w:
     V·N · 24 · p  sorted and unsorted keys and indices of (Gaussian, tile) pairs, of which p are
                   assumed: `PAIRS` for tiles of 16 pixels, three times as many for 8
     V·N · k       where plain torch evaluates colours: 8 for each harmonic and 96 besides
-    V·H·W · 20    colour 12, alpha 4, last splat 4
+    V·H·W · 20    colour 12, alpha 4, last splat 4, which our own kernel does not write
     V·h·w · 64    resizing, exposure and conversion to uint8
 """
 

@@ -21,6 +21,7 @@ from rap import log
 from rap.camera import Camera
 from rap.splat import reference
 from rap.splat.appearance import apply_exposure
+from rap.splat.blend import can_blend, draw
 from rap.splat.colors import view_colors
 from rap.splat.gaussians import Gaussians
 from rap.splat.tuning import RenderTuning
@@ -111,6 +112,13 @@ def _draw_gsplat(
     probe: Float[Tensor, "v n 2"] | None,
 ) -> tuple[Float[Tensor, "v h w c"], Float[Tensor, "v h w"]]:
     """Premultiplied colour, with accumulated depth as a fourth channel if wanted, and alpha."""
+    calibration = _calibration(camera, gaussians.means.device)
+    plain = with_depth or probe is not None or tuning.packed or not tuning.fused_blend
+    if not plain and can_blend(gaussians, colors, camera_from_world):
+        rgb, alpha = draw(
+            gaussians, colors, camera, camera_from_world, calibration, antialiased, tuning
+        )
+        return rgb.permute(0, 2, 3, 1), alpha
     rasterization = importlib.import_module("gsplat.rendering").rasterization
     num_views = len(camera_from_world)
     # one set of colours for all views is gathered as such, not once per view
@@ -122,7 +130,7 @@ def _draw_gsplat(
         gaussians.opacities,
         colors[0] if shared else colors.contiguous(),
         camera_from_world.contiguous(),
-        _calibration(camera, gaussians.means.device).expand(num_views, -1, -1).contiguous(),
+        calibration.expand(num_views, -1, -1).contiguous(),
         camera.width,
         camera.height,
         near_plane=reference.NEAR_M,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from subprocess import CalledProcessError
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rap import geometry
 from rap.camera import Camera
-from rap.splat import colors
+from rap.splat import colors, kernels
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.colors import baked, view_colors
 from rap.splat.gaussians import Gaussians
@@ -162,11 +162,10 @@ def failing_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Except
             assert codes is not None
             raise error
 
-        kernel = SimpleNamespace(
-            fused_colors=fails, triton=SimpleNamespace(TritonError=TritonError)
-        )
-        monkeypatch.setattr(colors.util, "find_spec", lambda _: object())
-        monkeypatch.setattr(colors.importlib, "import_module", lambda _: kernel)
+        kernel = ModuleType("kernel")
+        vars(kernel).update(fused_colors=fails, triton=SimpleNamespace(TritonError=TritonError))
+        monkeypatch.setattr(kernels.util, "find_spec", lambda _: object())
+        monkeypatch.setattr(kernels.importlib, "import_module", lambda _: kernel)
         colors.kernel_problem.cache_clear()
 
     yield with_error
@@ -202,7 +201,7 @@ def test_a_missing_triton_is_named(
 ) -> None:
     """Nothing is tried where it is not installed."""
     failing_kernel(AssertionError())
-    monkeypatch.setattr(colors.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(kernels.util, "find_spec", lambda _: None)
     assert colors.kernel_problem(CPU) == "no triton installed"
 
 

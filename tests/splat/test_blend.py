@@ -1,0 +1,242 @@
+"""Our own blending kernel: gsplat's picture on a GPU, the plain rasteriser's in the interpreter."""
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rap import geometry
+from rap.camera import Camera
+from rap.config import ViewsConfig
+from rap.splat import blend, reference
+from rap.splat.gaussians import Gaussians
+from rap.splat.render import gsplat_available, render
+from rap.splat.tuning import RenderTuning
+from rap.synthesis.drawing import tuning_of
+
+CAMERA = Camera(180.0, 185.0, 98.0, 77.0, 203, 149)
+SMALL = Camera(30.0, 31.0, 17.0, 11.0, 35, 21)
+SCENES: dict[str, dict[str, float]] = {
+    "mixed": {},
+    "tiny": {"size": -6.0, "logit": 3.0},
+    "huge": {"size": 0.5, "logit": -1.0},
+    "needles": {"spread": 1.5, "size": -3.5, "logit": 2.0},
+    "opaque": {"logit": 9.0, "size": -1.3},
+    "transparent": {"logit": -4.0, "size": -1.5},
+}
+
+
+def scene(num: int, spread: float = 0.4, size: float = -2.5, logit: float = 0.0) -> Gaussians:
+    """Between 1.5 and 6 m in front of the cameras of `poses`."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.rand(num, 3, generator=generator) * 6 - 3
+    means[:, 2] = means[:, 2].abs() * 1.5 + 1.5
+    normal = torch.randn(num, 8, generator=generator)
+    return Gaussians(
+        means, normal[:, :4], spread * normal[:, 4:7] + size, logit + 1.5 * normal[:, 7],
+        torch.rand(num, 1, 3, generator=generator) * 3 - 1.5,
+    )  # fmt: skip
+
+
+def poses(num: int) -> Tensor:
+    """Cameras near the origin that look along z."""
+    generator = torch.Generator().manual_seed(1)
+    rotation = geometry.random_rotations_within(num, 15.0, generator)
+    return geometry.rigid(rotation, 0.3 * torch.randn(num, 3, generator=generator))
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return 10 * math.log10(1 / max(float((a - b).square().mean()), 1e-20))
+
+
+def same(rgb: Tensor, alpha: Tensor, true_rgb: Tensor, true_alpha: Tensor) -> None:
+    """As a picture; an alpha that rounds to the other side of 1/255 is rare, and moves little."""
+    assert psnr(rgb, true_rgb) >= 60
+    differences = (alpha - true_alpha).abs()
+    assert float((differences > 2e-4).float().mean()) <= 1e-4
+    assert differences.max() < 0.01
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """Where gsplat draws and our kernel runs."""
+    usable, reason = gsplat_available()
+    if not usable:
+        pytest.skip(reason)
+    device = torch.device("cuda")
+    assert blend.blend_problem(device) is None
+    return device
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("antialiased", [True, False], ids=["antialiased", "classic"])
+@pytest.mark.parametrize("num_views", [1, 32])
+@pytest.mark.parametrize("tile_size", [8, 16, 32])
+@pytest.mark.parametrize("kind", SCENES)
+def test_the_kernel_draws_the_picture_of_gsplat(
+    gpu: torch.device, kind: str, tile_size: int, num_views: int, antialiased: bool
+) -> None:
+    """Colour to 60 dB, alpha to 2e-4, at a size that no tile divides."""
+    gaussians, views = scene(3000, **SCENES[kind]).to(gpu), poses(num_views).to(gpu)
+    colors = torch.rand(num_views, 3000, 3, device=gpu)
+    ours, theirs = (
+        render(gaussians, CAMERA, views, colors=colors, antialiased=antialiased,
+               tuning=RenderTuning(tile_size=tile_size, fused_blend=fused))
+        for fused in (True, False)
+    )  # fmt: skip
+    assert theirs.alpha.max() > 0.02
+    same(ours.rgb, ours.alpha, theirs.rgb, theirs.alpha)
+    assert ours.rgb.is_contiguous()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("strips", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (2, 4)])
+def test_every_block_draws_the_same(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, strips: tuple[int, int], skip: bool
+) -> None:
+    """However the tile is divided; one set of colours for all views is read as such."""
+    kernel = pytest.importorskip("rap.splat.blend_kernel")
+    gaussians, views = scene(3000).to(gpu), poses(3).to(gpu)
+    theirs = render(gaussians, CAMERA, views, tuning=RenderTuning(fused_blend=False))
+    real = kernel.blend
+    monkeypatch.setattr(kernel, "blend", lambda *a: real(*a, strips, skip))
+    ours = render(gaussians, CAMERA, views)
+    same(ours.rgb, ours.alpha, theirs.rgb, theirs.alpha)
+
+
+@pytest.mark.cuda
+def test_nothing_in_view_is_black(gpu: torch.device) -> None:
+    """Cameras that look away have no pairs at all."""
+    gaussians, views = scene(100).to(gpu), poses(2).to(gpu)
+    views = torch.diag(torch.tensor([1.0, -1, -1, 1], device=gpu)) @ views
+    drawn = render(gaussians, CAMERA, views)
+    assert not drawn.rgb.any()
+    assert not drawn.alpha.any()
+
+
+@pytest.mark.cuda
+def test_what_the_kernel_cannot_draw_is_left_to_gsplat(gpu: torch.device) -> None:
+    """Gradients and depth come as before."""
+    gaussians, views = scene(100).to(gpu), poses(2).to(gpu)
+    assert render(gaussians, CAMERA, views, with_depth=True).depth is not None
+    gaussians.means.requires_grad_()
+    render(gaussians, CAMERA, views).rgb.sum().backward()
+    assert gaussians.means.grad is not None
+    assert gaussians.means.grad.abs().max() > 0
+
+
+def test_only_cuda_is_drawn_by_the_kernel() -> None:
+    """Elsewhere it is not even tried."""
+    gaussians = scene(3)
+    assert not blend.can_blend(gaussians, gaussians.sh[:, 0][None], poses(1))
+
+
+def test_a_missing_triton_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """gsplat's own kernel takes over."""
+    monkeypatch.setattr(util, "find_spec", lambda _: None)
+    blend.blend_problem.cache_clear()
+    for _ in range(2):
+        assert blend.blend_problem(torch.device("cpu")) == "no triton installed"
+    blend.blend_problem.cache_clear()
+    assert capsys.readouterr().err.count("gsplat's own kernel: no triton installed") == 1
+
+
+def test_views_pass_the_switch_on() -> None:
+    """On by default."""
+    assert tuning_of(ViewsConfig()).fused_blend
+    assert not tuning_of(ViewsConfig(fused_blend=False)).fused_blend
+
+
+INTERPRETED = [
+    ("mixed", (2, 4), True, 16), ("needles", (1, 2), True, 8), ("opaque", (2, 2), True, 32),
+    ("transparent", (1, 2), False, 16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("antialiased", [True, False], ids=["antialiased", "classic"])
+def test_interpreted_the_kernel_draws_the_plain_picture(antialiased: bool) -> None:
+    """Where there is no GPU, Triton's interpreter runs it, in a process of its own."""
+    if util.find_spec("triton") is None:
+        pytest.skip("no triton installed")
+    run = subprocess.run(
+        [sys.executable, __file__, str(int(antialiased))], check=True, text=True,
+        capture_output=True, env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    results = json.loads(run.stdout)
+    assert len(results) == len(INTERPRETED)
+    for result, case in zip(results, INTERPRETED, strict=True):
+        assert result["mean_alpha"] > 0.01, case
+        assert result["psnr_db"] >= 60, case
+        assert result["alpha"] <= 2e-4, case
+
+
+def interpreted(
+    kind: str, antialiased: bool, strips: tuple[int, int], skip: bool, tile: int
+) -> dict[str, float]:
+    """How far the kernel's picture is from the plain one; the process must interpret Triton."""
+    kernel = importlib.import_module("rap.splat.blend_kernel")
+    num, views = 24, poses(2)
+    gaussians = scene(num, **SCENES[kind])
+    # one behind the other
+    near = gaussians.means * torch.tensor([0.4, 0.3, 1.0])
+    gaussians = replace(gaussians, means=near, log_scales=gaussians.log_scales + 0.7)
+    colors = torch.rand(2, num, 3)
+    splats = reference._project(gaussians, SMALL, views, antialiased)
+    starts, listed = tile_lists(splats, num, 2, SMALL, tile)
+    dense = [
+        torch.zeros(2, num, *part.shape[1:]).index_put_((splats.view, splats.gaussian), part)
+        for part in (splats.mean, splats.conic, splats.opacity)
+    ]
+    rgb, alpha = kernel.blend(
+        *dense, colors, starts, listed, (SMALL.height, SMALL.width), tile, strips, skip
+    )
+    true = reference.rasterize(gaussians, colors, SMALL, views, antialiased)
+    return {
+        "psnr_db": psnr(rgb, true[..., :3].permute(0, 3, 1, 2)),
+        "alpha": float((alpha - true[..., 4]).abs().max()),
+        "mean_alpha": float(alpha.mean()),
+    }
+
+
+def tile_lists(
+    splats: reference._Splats, num: int, num_views: int, camera: Camera, tile: int
+) -> tuple[Tensor, Tensor]:
+    """Starts and depth-ordered splats of all tiles, by boxes of 3.33 deviations."""
+    columns, rows = -(-camera.width // tile), -(-camera.height // tile)
+    order = torch.argsort(splats.depth, stable=True)
+    variances = torch.stack([splats.conic[:, 2] * splats.determinant, splats.variance_y], dim=1)
+    reach = (3.33 * variances.sqrt())[order]
+    low = ((splats.mean[order] - reach) / tile).floor()
+    high = ((splats.mean[order] + reach) / tile).ceil()
+    numbers = torch.arange(columns * rows)
+    x, y = numbers % columns, numbers // columns
+    listed = (low[:, 0, None] <= x) & (x < high[:, 0, None])
+    listed &= (low[:, 1, None] <= y) & (y < high[:, 1, None])
+    which, tiles = listed.nonzero(as_tuple=True)
+    keys = splats.view[order][which] * columns * rows + tiles
+    keys, sorting = torch.sort(keys, stable=True)
+    starts = torch.searchsorted(keys, torch.arange(num_views * columns * rows)).int()
+    names = (splats.view * num + splats.gaussian)[order][which][sorting]
+    return starts.view(num_views, rows, columns), names.int()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = [
+        interpreted(kind, bool(int(sys.argv[1])), strips, skip, tile)
+        for kind, strips, skip, tile in INTERPRETED
+    ]
+    sys.stdout.write(json.dumps(results))
