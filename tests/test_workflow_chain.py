@@ -52,8 +52,9 @@ def runner(tmp_path: Path) -> Runner:
     toy = make_toy_tree(tmp_path / "toy")
     subprocess.run(["cp", "-r", str(ROOT / ".ci"), str(toy.root)], check=True)
     record = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-record", "--device", "cpu"]
-    subprocess.run([*record, "--baseline-dir", "benchmarks/baselines"], cwd=toy.root,
+    subprocess.run([*record, "--baseline-dir", "stored"], cwd=toy.root,
                    env=clean_environment(), capture_output=True, check=True)  # fmt: skip
+    (toy.root / "stored").rename(toy.root / "benchmarks" / "baselines")
     toy.commit("baseline")
     toy.git("update-ref", "refs/remotes/origin/main", "HEAD")
     toy.git("checkout", "-q", "-b", "pull-request/7")

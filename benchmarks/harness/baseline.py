@@ -100,6 +100,11 @@ def is_local(root: Path, path: Path) -> bool:
     return path.is_relative_to(root / LOCAL)
 
 
+def is_committed(root: Path, path: Path) -> bool:
+    """Whether a file is in the store that git keeps, into which only `accept` writes."""
+    return path.resolve().is_relative_to((root / COMMITTED).resolve())
+
+
 def read_baseline(path: Path, key: str, suite: str) -> Baseline | None:
     """The stored baseline; None where there is none; RecordError where it must not be used."""
     if not path.exists():

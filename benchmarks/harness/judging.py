@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.harness.baseline import added, is_local, renewed, write_baseline
+from benchmarks.harness.baseline import (
+    added,
+    is_committed,
+    is_local,
+    renewed,
+    write_baseline,
+)
 from benchmarks.harness.counting import joined
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.handover import Evidence, write_evidence
@@ -60,11 +66,13 @@ def with_counts(run: Session, fresh: Fresh) -> Session:
 def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> tuple[str, ...]:
     """Write what a passed run adds to its baseline; the ids that were written."""
     old = timing.baseline
+    if is_committed(suite.root, timing.path):
+        return ()
     if suite.wanted.record:
         new = renewed(old, run, suite.expected(config))
     elif old is None or is_local(suite.root, timing.path):
         new = added(old, run)
-    else:  # committed: only --benchmark-record writes there
+    else:  # elsewhere, only --benchmark-record changes what is there
         return ()
     before = {} if old is None else old.records
     changed = [name for name, record in new.records.items() if before.get(name) is not record]

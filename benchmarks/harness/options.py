@@ -75,7 +75,7 @@ def add_options(parser: pytest.Parser, absent: bool = False) -> None:
     group.addoption(
         "--benchmark-record", action="store_true",
         help="store this run as the baseline of this machine, unless it failed; "
-        "with --baseline-dir benchmarks/baselines it can be committed",
+        "into benchmarks/baselines only python -m benchmarks baseline accept writes",
     )  # fmt: skip
     group.addoption(
         "--baseline-dir", metavar="DIR", type=Path, default=None,

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.baseline import Baseline, locate, read_baseline
+from benchmarks.harness.baseline import (
+    COMMITTED,
+    LOCAL,
+    Baseline,
+    is_committed,
+    locate,
+    read_baseline,
+)
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.ceiling import measure_ceilings
 from benchmarks.harness.counting import CallCounter, CountingError, cuda_counter
@@ -82,6 +89,11 @@ class Suite:
     def start_timing(self) -> None:
         """Read policy and baseline; ValueError, with what to do, where they cannot be used."""
         self.timing = TimedRun(self.root, self.wanted, self.device, self.name)
+        if self.wanted.record and is_committed(self.root, self.timing.path):
+            raise pytest.UsageError(
+                f"--benchmark-record does not write into {COMMITTED}: run python -m benchmarks "
+                f"baseline record, then accept (or keep this run with --baseline-dir {LOCAL})"
+            )
 
     def adopt(self, items: Sequence[pytest.Item]) -> list[pytest.Item]:
         """The items to run: parameters of `--full` only on request, GPU cases skipped elsewhere."""

@@ -218,10 +218,11 @@ def test_gate_end_to_end(toy: ToyTree) -> None:
     """The base's own harness judges a head that edits it: the suspect is proven by real pairs."""
     record = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-record", "--device", "cpu"]
     done = subprocess.run(
-        [*record, "--baseline-dir", "benchmarks/baselines"], cwd=toy.root, env=clean_environment(),
+        [*record, "--baseline-dir", "stored"], cwd=toy.root, env=clean_environment(),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+    (toy.root / "stored").rename(toy.root / "benchmarks" / "baselines")
     toy.commit("baseline")
     toy.cost(0.0055)
     rules = toy.root / "benchmarks" / "harness" / "rules.py"

@@ -260,6 +260,32 @@ def test_record_replaces_the_baseline_unless_the_run_failed(toy: Toy) -> None:
     assert path.read_text(encoding="utf-8") != before
 
 
+def test_record_refuses_the_committed_store(toy: Toy) -> None:
+    """Only `accept`, which objects to failed, unsteady and unnamed runs, writes there."""
+    committed = toy.root / "benchmarks" / "baselines"
+    for folder in ("benchmarks/baselines", str(committed), "rap/../benchmarks/baselines/mine"):
+        code, printed = toy.run("benchmarks", "--benchmark-record", "--baseline-dir", folder)
+        assert (code, "baseline record, then accept" in printed) == (4, True), printed
+    assert not committed.exists()
+
+
+@pytest.mark.slow
+def test_first_comparison_does_not_write_the_committed_store(toy: Toy) -> None:
+    """What is recorded unasked is this machine's own."""
+    folder = toy.root / "benchmarks" / "baselines"
+    code, printed = toy.run("benchmarks", "--benchmark-compare", "--baseline-dir", str(folder))
+    assert (code, folder.exists()) == (0, False), printed
+
+
+@pytest.mark.slow
+def test_record_refuses_where_a_committed_baseline_would_be_renewed(toy: Toy) -> None:
+    """Without --baseline-dir the committed one is this machine's."""
+    assert toy.run("benchmarks", "--benchmark-record", "--baseline-dir", "stored")[0] == 0
+    (toy.root / "stored").rename(toy.root / "benchmarks" / "baselines")
+    code, printed = toy.run("benchmarks", "--benchmark-record")
+    assert (code, "baseline record, then accept" in printed) == (4, True), printed
+
+
 @pytest.mark.slow
 def test_unknown_machine_in_ci_is_environment(toy: Toy) -> None:
     """Where a verdict is required, a first run proves nothing and records nothing."""
