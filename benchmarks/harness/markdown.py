@@ -71,8 +71,15 @@ def _row(finding: Finding) -> str:
     return f"| {' | '.join(map(plain, cells))} |"
 
 
-def annotations(findings: Sequence[Finding], policy: Policy, path: Path) -> Iterator[str]:
-    """GitHub's workflow commands: each red finding on the line of the policy that it broke."""
+def annotations(
+    findings: Sequence[Finding], policy: Policy, path: Path, approvals: Sequence[str] = ()
+) -> Iterator[str]:
+    """GitHub's workflow commands: each red finding on the line of the policy that it broke.
+
+    What an owner must approve is a warning on the policy's first line.
+    """
+    for reason in approvals:
+        yield f"::warning file=benchmarks/{path.name},line=1,title={APPROVAL}::{_data(reason)}"
     numbers = _entry_lines(path)
     for finding in red(findings):
         entry = policy.entry(finding.id)

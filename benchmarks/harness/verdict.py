@@ -84,7 +84,7 @@ def judge(
     wanted = set(stored if expected is None else expected)
     findings: list[Finding] = []
     if baseline is None and baseline_required:
-        text = f"no baseline for {run.machine.key}, and one is required (CI is set)"
+        text = f"no baseline for {run.machine.key}, and one is required (in CI, and by the gate)"
         findings.append(Finding("", "", Status.NO_BASELINE, detail=text))
     if not run.records and not wanted:
         findings.append(Finding("", "", Status.MISSING, detail="nothing was measured"))

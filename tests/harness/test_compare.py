@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.harness.blocks import Block, Request
 from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.known import Known
-from benchmarks.harness.policy import Entry
-from benchmarks.harness.record import Outcome, Record, Session
+from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Status
 from benchmarks.harness.verdict import Code
 from tests.harness.pairs_toys import POLICY, block, session, timed, toy
@@ -151,59 +150,6 @@ def test_name_that_the_base_lacks_makes_a_new_benchmark() -> None:
     found = beside(lacking, toy(time_s=1.0), num=6)
     assert statuses(found)["step"] is Status.NEW
     assert found.code is Code.PASS
-
-
-@pytest.mark.parametrize("name", ["step_known", "step_known[n=3]", "stored[n=1]"])
-@pytest.mark.parametrize("outcome", ["errored", "wrong"])
-@pytest.mark.parametrize("reason", ["AttributeError: no 'faster'", "TypeError: f()", "Killed"])
-def test_known_benchmark_that_fails_in_the_base_is_no_pass(
-    name: str, outcome: Outcome, reason: str
-) -> None:
-    """Whatever the reason: by the suite's name or by the baseline, the base has it."""
-    policy = replace(POLICY, entries=(*POLICY.entries, Entry("stored*", "somebody", ("time_s",))))
-    failed = replace(toy(name, outcome=outcome), reason=reason)
-    fine = toy("step_fine", time_s=1.0)
-    blocks = [block(n, [fine, failed], [fine, toy(name, time_s=1.0)]) for n in range(6)]
-    found = judge_blocks(blocks, policy, known=KNOWN)
-    assert (found.code, statuses(found)[name]) == (Code.COVERAGE, Status.ERRORED)
-    (red,) = found.red
-    said = "crashed" if outcome == "errored" else "gave a wrong answer"
-    assert f"{said} in the base" in red.finding.detail
-    assert reason in red.finding.detail
-    assert "a name of its own" in red.finding.detail
-
-
-def test_known_benchmark_without_a_record_of_the_base_is_no_pass() -> None:
-    """Its file could not even be collected there."""
-    fine = toy("step_fine", time_s=1.0)
-    found = judge([block(n, [fine], [fine, toy("step_known", time_s=1.0)]) for n in range(6)])
-    assert (found.code, statuses(found)["step_known"]) == (Code.COVERAGE, Status.ERRORED)
-
-
-def test_stored_benchmark_that_the_base_skips_is_no_pass() -> None:
-    """A skip that depends on the package would hide it from the comparison."""
-    policy = replace(POLICY, entries=(*POLICY.entries, Entry("stored*", "somebody", ("time_s",))))
-    fine, skipped = toy("step_fine", time_s=1.0), toy("stored[n=1]", outcome="skipped")
-    blocks = [block(n, [fine, skipped], [fine, toy("stored[n=1]", time_s=1.0)]) for n in range(6)]
-    found = judge_blocks(blocks, policy, known=KNOWN)
-    assert (found.code, statuses(found)["stored[n=1]"]) == (Code.COVERAGE, Status.ERRORED)
-
-
-def test_metric_that_the_base_arm_alone_lost_is_no_pass() -> None:
-    """Its baseline has it: a benchmark edited so that only the head gives it compares nothing."""
-    blocks = [block(n, [toy("step_a")], [toy("step_a", time_s=1.0)]) for n in range(6)]
-    known = Known(frozenset({"step_a"}), metrics=frozenset({"step_a time_s"}))
-    found = judge_blocks(blocks, POLICY, known=known)
-    assert (found.code, statuses(found)["step_a time_s"]) == (Code.COVERAGE, Status.ERRORED)
-    assert judge_blocks(blocks, POLICY).code is Code.COVERAGE
-
-
-def test_nobody_who_knows_the_base_makes_nothing_new() -> None:
-    """Blocks alone do not say what the base's suite had."""
-    lacking = replace(toy(outcome="errored"), reason="AttributeError: no attribute 'faster'")
-    fine = toy("step_fine", time_s=1.0)
-    blocks = [block(n, [fine, lacking], [fine, toy(time_s=1.0)]) for n in range(6)]
-    assert judge_blocks(blocks, POLICY).code is Code.COVERAGE
 
 
 def test_nothing_in_common_is_coverage() -> None:

@@ -197,12 +197,15 @@ def test_addition_passes_with_a_note(change: Change, capsys: pytest.CaptureFixtu
         base = change.session(change.base, lacking, timed("spin"))
         head = change.session(change.head, timed("more"), timed("spin", ratio))
         file.append(Block(number, 0, "base", None, base, head, 1.0))
-    assert change.report() == Code.PASS
+    assert change.report("--annotate") == Code.PASS
     page = unescape(capsys.readouterr().out).splitlines()
     assert page[0] == "## PASS (exit code 0), once an owner has approved"
     asked = [line for line in page[:6] if "AN OWNER MUST APPROVE" in line]
     assert any("no base to compare with: more" in line for line in asked)
     assert any("more.py changed" in line for line in asked)
+    warned = [line for line in page if line.startswith("::warning ")]
+    assert len(warned) == len(asked)
+    assert "title=AN OWNER MUST APPROVE::" in warned[0]
 
 
 def test_removal_passes_only_if_the_policy_lets_go(

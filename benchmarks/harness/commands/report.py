@@ -115,7 +115,7 @@ def run(arguments: Namespace) -> int:
             sys.stdout.write(text)
             if arguments.annotate:
                 told = arguments.root if basis.origin is None else basis.origin.head.folder
-                for line in annotations(findings, basis.policy, told / POLICY):
+                for line in annotations(findings, basis.policy, told / POLICY, asked):
                     sys.stdout.write(f"{line}\n")
     if arguments.junit is not None:
         arguments.junit.write_text(junit(everything), encoding="utf-8")
