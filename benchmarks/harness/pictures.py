@@ -1,5 +1,6 @@
 """Curves as PNG files. The one module of the harness that imports matplotlib."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,13 @@ from benchmarks.harness.curves import Curve, Point
 
 MAX_LINES = 30
 MARKERS = "os^Dv<>P*X"
+PANEL_INCHES = 5.5
+WIDE = 100
+"""Times the smallest value from which on an axis is logarithmic."""
+LETTERS_PER_INCH = 14
+"""Of the title."""
 UNITS = {
-    "_per_s": (("1/s", 1.0),), "_s": (("s", 1.0), ("ms", 1e3), ("µs", 1e6)),
+    "_per_s": (("per second", 1.0),), "_s": (("s", 1.0), ("ms", 1e3), ("µs", 1e6)),
     "_bytes": (("GiB", 2**-30), ("MiB", 2**-20)), "_m": (("m", 1.0), ("mm", 1e3)),
     "_deg": (("deg", 1.0),), "_db": (("dB", 1.0),),
 }  # fmt: skip
@@ -34,14 +40,15 @@ def picture(
     curve: Curve, lines: Mapping[str, Sequence[Point]], panels: Sequence[str], about: str
 ) -> Figure:
     """A panel for each metric, a line for each name."""
-    figure = Figure(figsize=(5.5 * len(panels), 4.8), layout="constrained")
+    width = PANEL_INCHES * max(len(panels), 1.3)
+    figure = Figure(figsize=(width, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     shown = dict(list(lines.items())[:MAX_LINES])
     panes = figure.subplots(1, len(panels), squeeze=False)[0]
     points = [point for line in shown.values() for point in line]
     x = _axis(curve.x, [point.x for point in points])
     for metric, axes in zip(panels, panes, strict=True):
-        found = [point.record.metrics.get(metric, 0.0) for point in points]
+        found = [point.record.metrics[metric] for point in points if metric in point.record.metrics]
         y = _axis(metric, found)
         for number, (name, line) in enumerate(shown.items()):
             _plot(axes, line, x, y, name, number)
@@ -49,7 +56,7 @@ def picture(
             _logarithmic(axes, sorted({x.factor * point.x for point in points}))
         axes.set_xlabel(x.label)
         axes.set_ylabel(y.label)
-        axes.set_ylim(bottom=0)
+        _scale(axes, found)
         axes.grid(visible=True, alpha=0.3)
     if len(lines) > 1:
         handles, names = panes[0].get_legend_handles_labels()
@@ -57,7 +64,8 @@ def picture(
     held = ", ".join(f"{key} {value}" for key, value in curve.where.items())
     left = f"; {len(lines) - len(shown)} more lines" if len(lines) > len(shown) else ""
     head = f"{curve.benchmark} ({held})" if held else curve.benchmark
-    figure.suptitle(f"{head}\n{about}{left}", fontsize=9)
+    title = [textwrap.fill(text, int(LETTERS_PER_INCH * width)) for text in (head, about + left)]
+    figure.suptitle("\n".join(title), fontsize=9)
     return figure
 
 
@@ -65,12 +73,24 @@ def _plot(axes: Axes, line: Sequence[Point], x: Axis, y: Axis, name: str, number
     known = [point for point in line if y.metric in point.record.metrics]
     xs = [x.factor * point.x for point in known]
     ys = [y.factor * point.record.metrics[y.metric] for point in known]
-    style = "-" if all(point.joined for point in known) else ""
+    style = "-" if all(point.joined for point in known) else "none"
     marker = MARKERS[number // 10 % len(MARKERS)]
-    axes.plot(xs, ys, style, marker=marker, color=f"C{number % 10}", label=name, markersize=4)
+    axes.plot(xs, ys, linestyle=style, marker=marker, color=f"C{number % 10}", label=name,
+              markersize=4)  # fmt: skip
     for point, *place in zip(known, xs, ys, strict=True):
-        axes.annotate(point.note, (place[0], place[1]), fontsize=7, xytext=(4, 4),
-                      textcoords="offset points")  # fmt: skip
+        # Towards the middle, or the last one's would leave the picture.
+        left = place[0] > (min(xs) + max(xs)) / 2
+        axes.annotate(point.note, (place[0], place[1]), fontsize=7, xytext=(-4 if left else 4, 4),
+                      ha="right" if left else "left", textcoords="offset points")  # fmt: skip
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """From zero, or by powers of ten where the smallest would lie on the axis."""
+    axes.margins(y=0.1)
+    if min(values) > 0 and max(values) > WIDE * min(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
@@ -90,7 +110,7 @@ def _axis(metric: str, values: Sequence[float]) -> Axis:
     largest = max(map(abs, values))
     units = UNITS[ending]
     unit, factor = next((unit for unit in units if largest * unit[1] >= 1), units[-1])
-    return Axis(metric, f"{words} ({unit})", factor)
+    return Axis(metric, f"{words} {unit}" if ending == "_per_s" else f"{words} ({unit})", factor)
 
 
 def write_picture(figure: Figure, path: Path) -> None:

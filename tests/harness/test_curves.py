@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from benchmarks.__main__ import ROOT, main
 from benchmarks.harness.curves import (
@@ -114,7 +115,45 @@ def test_picture_holds_the_numbers() -> None:
     rate, memory = picture(STEP, lines, STEP.y, "a machine").axes
     assert np.asarray(rate.lines[0].get_xydata()).tolist() == [[8, 80], [64, 640]]
     assert np.asarray(memory.lines[0].get_xydata()).tolist() == [[8, 3], [64, 9]]
-    assert (rate.get_ylabel(), memory.get_ylabel()) == ("images (1/s)", "peak gpu (MiB)")
+    assert (rate.get_ylabel(), memory.get_ylabel()) == ("images per second", "peak gpu (MiB)")
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(9.0, "linear"), (900.0, "log")])
+def test_axis_is_logarithmic_where_values_are_far_apart(largest: float, scale: str) -> None:
+    """Else it starts at zero, so that heights can be compared; a point without it is no zero."""
+    records = [record(8, off_m=1.0), record(32), record(64, off_m=largest)]
+    curve = Curve("step", "step", "batch", ("off_m",))
+    (axes,) = picture(curve, labels(points_of(curve, records)), curve.y, "a machine").axes
+    assert axes.get_yscale() == scale
+    assert (axes.get_ylim()[0] == 0) == (scale == "linear")
+
+
+def test_points_that_stand_alone_are_not_joined() -> None:
+    """Nor in the legend."""
+    records = [record(8, latency_s=0.25), record(64, latency_s=0.5)]
+    joined = labels(points_of(STEP, records))
+    curve = Curve("step", "step", "latency_s", ("images_per_s",))
+    alone = labels(points_of(curve, records))
+    (axes,) = picture(curve, alone, curve.y, "a machine").axes
+    assert {line.get_linestyle() for line in axes.lines} == {"None"}
+    (axes,) = picture(STEP, joined, STEP.y[:1], "a machine").axes
+    assert axes.lines[0].get_linestyle() == "-"
+
+
+def test_long_titles_and_notes_stay_inside() -> None:
+    """A title breaks its lines, and the last point's note goes to its left."""
+    records = [record(8, latency_s=0.25), record(64, latency_s=0.5)]
+    curve = Curve("step", "step", "latency_s", ("images_per_s",), along=("batch",))
+    figure = picture(curve, labels(points_of(curve, records)), curve.y, "a machine; " * 30)
+    (axes,) = figure.axes
+    assert [text.get_horizontalalignment() for text in axes.texts] == ["left", "right"]
+    figure.draw_without_rendering()
+    title = figure.get_suptitle()
+    assert max(map(len, title.splitlines())) < 110
+    width = figure.get_figwidth() * figure.dpi
+    (drawn,) = [text for text in figure.findobj(Text) if text.get_text() == title]
+    extent = drawn.get_window_extent()
+    assert 0 <= extent.x0 < extent.x1 <= width
 
 
 @pytest.mark.parametrize(
