@@ -1,13 +1,13 @@
 """Measure benchmarks again, in a fresh process: what a suspect has to repeat before it is red."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.harness.children import run_process, terminable
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import RECORDS_FILE
 from benchmarks.harness.record import Record, Session, read_session
@@ -55,12 +55,7 @@ class Fresh:
 
     def _run(self, command: list[str], output: Path) -> str:
         environment = {**os.environ, RECORDS_FILE: str(output)}
-        try:
-            done = subprocess.run(
-                command, cwd=self.root, env=environment, capture_output=True, text=True,
-                check=False, timeout=TIMEOUT_S,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"the fresh process took longer than {TIMEOUT_S:.0f} s"
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-TAIL_LINES:])
-        return f"the fresh process ended with exit code {done.returncode}\n{tail}"
+        with terminable():
+            code, text = run_process(command, self.root, environment, TIMEOUT_S)
+        tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
+        return f"the fresh process ended with exit code {code}\n{tail}"

@@ -1,24 +1,20 @@
 """One fresh process of one arm: how it is started, watched and stopped, and what it must prove."""
 
 import os
-import signal
-import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
+from benchmarks.harness.children import run_process
 from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import RECORDS_FILE
 from benchmarks.harness.record import Session, read_session
 from benchmarks.harness.trees import Arm
 from benchmarks.harness.verdict import Code
 
-TIMEOUT_S = 1800.0
 TAIL_LINES = 15
 OPTIONS = (*QUIET, "--continue-on-collection-errors")
 UNSET = ("CI", "PYTEST_ADDOPTS", faults.VARIABLE, RECORDS_FILE, assignment.VARIABLE)
@@ -126,48 +122,3 @@ class Launcher:
             "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),
             "TRITON_CACHE_DIR": str(self.cache / "triton"),
         }  # fmt: skip
-
-
-def run_process(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = TIMEOUT_S
-) -> tuple[int, str]:
-    """Run to the end; exit code and what it printed. Nothing of it outlives this call."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        note = ""
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s"
-        finally:
-            _stop(process)
-        printed.seek(0)
-        text = printed.read()
-    return code, text + note
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process and what it started; loading workers would go on measuring nothing."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # the whole group has ended
-        return
-    finally:
-        process.wait()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM, which is how time limits end, cleans up as Ctrl-C does."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

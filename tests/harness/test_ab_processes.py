@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness.processes import ArmError, Launcher, run_process
+from benchmarks.harness.children import run_process
+from benchmarks.harness.processes import ArmError, Launcher
 from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
 from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
 
@@ -162,7 +163,7 @@ def test_fault_and_placebo_end_to_end(toy: ToyTree) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_leaves_nothing_behind(
     toy: ToyTree, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from benchmarks.harness import faults, machine
 from benchmarks.harness.abreport import lines
+from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.bisecting import bisect
 from benchmarks.harness.lock import alone
 from benchmarks.harness.pairs import MARGIN
-from benchmarks.harness.processes import terminable
 from benchmarks.harness.report import Line
 from benchmarks.harness.runs import Options, Trees, compare_trees, repeat_command
 from benchmarks.harness.subject import PACKAGE, digest_of

@@ -21,6 +21,7 @@ from benchmarks.harness.baseline import (
     write_baseline,
 )
 from benchmarks.harness.changes import differences
+from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.judging import with_counts
@@ -82,7 +83,7 @@ def run_record(arguments: Namespace) -> int:
     options += ["--full"] * arguments.full
     fresh = Fresh(arguments.root, tuple(options))
     selection = ["benchmarks", *(["-k", arguments.keyword] if arguments.keyword else [])]
-    with alone():
+    with terminable(), alone():
         sessions = _record(arguments, fresh, selection)
     return _objected(objections(sessions), "recorded, but this cannot be accepted:")
 

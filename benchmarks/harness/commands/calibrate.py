@@ -16,13 +16,14 @@ from benchmarks.harness.calibration import (
     calibration_path,
     write_calibration,
 )
+from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import add_selection, options_of
 from benchmarks.harness.compare import Comparison
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.lock import alone
 from benchmarks.harness.policy import read_policy
-from benchmarks.harness.processes import Launcher, terminable
+from benchmarks.harness.processes import Launcher
 from benchmarks.harness.runs import STORE, narrowed
 from benchmarks.harness.subject import PACKAGE, digest_of
 from benchmarks.harness.suite import POLICY

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.harness.abreport import Report, lines
 from benchmarks.harness.baseline import COMMITTED, LOCAL, Baseline, locate, read_baseline
 from benchmarks.harness.calibration import read_calibration
+from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers
 from benchmarks.harness.commands.ab import (
     INTERRUPTED,
@@ -27,7 +28,7 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
 from benchmarks.harness.lock import alone
 from benchmarks.harness.origin import write_arms
-from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, terminable
+from benchmarks.harness.processes import NOTHING_SELECTED, ArmError
 from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.runs import (
@@ -97,7 +98,8 @@ def _let_base_judge(base: Source, head: Path, arguments: Namespace) -> int:
         "--budget", f"{arguments.budget:.0f}s", *selection_words(arguments),
     ]  # fmt: skip
     sys.stderr.write(f"judged by the harness of {base.label} ({base.commit})\n")
-    process = subprocess.Popen(command, cwd=base.folder)
+    # away from our terminal: it would send each Ctrl-C to both, and we hand on one of our own
+    process = subprocess.Popen(command, cwd=base.folder, start_new_session=True)
     try:
         return process.wait()
     finally:

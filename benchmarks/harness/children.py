@@ -1,0 +1,71 @@
+"""Processes that we start: nothing of them outlives us, however we are stopped."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.harness.verdict import Code
+
+TIMEOUT_S = 1800.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a time limit, a terminal that was closed."""
+
+
+def run_process(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = TIMEOUT_S
+) -> tuple[int, str]:
+    """Run to the end; exit code and what it printed. Nothing of it outlives this call."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        note = ""
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s"
+        finally:
+            _stop(process)
+        printed.seek(0)
+        text = printed.read()
+    return code, text + note
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Stop a process and what it started; loading workers would go on measuring nothing."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # the whole group has ended
+        return
+    finally:
+        process.wait()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Every way of being stopped cleans up as Ctrl-C does, once: no second one interrupts that.
+
+    What was ignored before (`nohup`) stays ignored. Within another `terminable` this does nothing.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    kept = (signal.SIG_IGN, _interrupt, None)
+    ours = {number: handler for number, handler in before.items() if handler not in kept}
+    for number in ours:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,108 @@
+"""Being stopped: by Ctrl-C, a time limit, a closed terminal; once, twice, or handed on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STOPPED_TWICE = """
+import os, signal, sys
+from benchmarks.harness.children import terminable
+
+first, second = (getattr(signal, name) for name in sys.argv[1:])
+try:
+    with terminable(), terminable():
+        try:
+            os.kill(os.getpid(), first)
+            print("not stopped")
+        finally:
+            os.kill(os.getpid(), second)
+            print("cleaned up")
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGHUP")],
+)
+def test_second_signal_does_not_interrupt_the_cleaning_up(first: str, second: str) -> None:
+    """Whoever presses Ctrl-C twice leaves no trees behind either."""
+    command = [sys.executable, "-c", STOPPED_TWICE, first, second]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "cleaned up\ninterrupted True\n"), done.stderr
+
+
+def test_what_was_ignored_stays_ignored() -> None:
+    """`nohup python -m benchmarks ab` outlives its terminal."""
+    ignore = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    script = f"{ignore}{STOPPED_TWICE}"
+    command = [sys.executable, "-c", script, "SIGHUP", "SIGHUP"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "not stopped\ncleaned up\n"), done.stderr
+
+
+BASE_S_GATE = """
+import pathlib, signal, sys, time
+
+told = pathlib.Path("signals")
+
+def note(number, _frame):
+    with told.open("a") as file:
+        file.write(f"{signal.Signals(number).name}\\n")
+
+for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(one, note)
+told.touch()
+for _ in range(200):
+    time.sleep(0.05)
+    if told.read_text():
+        time.sleep(0.5)
+        sys.exit(2)
+"""
+JUDGE_BY_BASE = """
+import sys
+from argparse import Namespace
+from pathlib import Path
+from benchmarks.harness.children import terminable
+from benchmarks.harness.commands.gate import _let_base_judge
+from benchmarks.harness.trees import Source
+
+base = Path(sys.argv[1])
+options = Namespace(budget=1.0, keyword=None, full=False, scene="room", device="cpu")
+try:
+    with terminable():
+        _let_base_judge(Source(base, "base", "abc"), base, options)
+except KeyboardInterrupt:
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_gate_that_judges_for_us_is_stopped_once(tmp_path: Path, number: signal.Signals) -> None:
+    """A terminal's Ctrl-C goes to a whole group; a second one would stop its cleaning up."""
+    (tmp_path / "benchmarks").mkdir()
+    for name, text in (("__init__.py", ""), ("__main__.py", BASE_S_GATE)):
+        (tmp_path / "benchmarks" / name).write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", JUDGE_BY_BASE, str(tmp_path)], cwd=ROOT, env=environment,
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    told = tmp_path / "signals"
+    for _ in range(200):
+        if told.exists():
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, told.read_text("utf-8")) == (2, "SIGTERM\n"), errors
