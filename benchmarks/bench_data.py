@@ -114,7 +114,7 @@ def bench_data_stream(
 @pytest.mark.parametrize(
     "cache", axis(["decoded"], cuda=["pinned"], full=["disk", "host", "device"])
 )
-@pytest.mark.parametrize("num_workers", axis([4], full=[0]))
+@pytest.mark.parametrize("num_workers", axis([4], full=[0, 8]))
 @pytest.mark.parametrize("file_format", axis(["png"], full=["jpg"]))
 def bench_data_epoch(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: torch.device,

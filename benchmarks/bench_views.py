@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import clouds, filters
-from benchmarks.harness import Measure, axis
+from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import SEED, Scale
 from rap.camera import Camera
 from rap.config import ViewsConfig
@@ -46,13 +46,26 @@ NUM_COMPARED = 8
 """Views whose pictures are compared with those of the plain settings."""
 
 
-@pytest.mark.parametrize("splat", axis(["small"], cuda=["large"], full=["fitted"]))
-@pytest.mark.parametrize("render_batch", axis([32], full=[1, 8]))
-@pytest.mark.parametrize("light", axis(["own"], full=["mean"]))
-@pytest.mark.parametrize("switch", axis(["plain"], cuda=["network_size"], full=list(SWITCHES)))
+def by_default(switch: str, light: str, render_batch: int, splat: str) -> bool:
+    """The largest one takes gigabytes."""
+    return splat != "huge"
+
+
+def possible(switch: str, light: str, render_batch: int, splat: str) -> bool:
+    """The curve over the number of Gaussians is one line."""
+    return splat not in clouds.CURVE_ONLY or (switch, light, render_batch) == ("plain", "own", 32)
+
+
+CASES = [case for case in combine(
+    axis(["plain"], cuda=["network_size"], full=list(SWITCHES)), axis(["own"], full=["mean"]),
+    axis([32], full=[1, 8]), clouds.SPLATS, default=by_default,
+) if possible(*case.values)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("switch", "light", "render_batch", "splat"), CASES)
 def bench_views(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, device: torch.device, scale: Scale,
-    splat: str, render_batch: int, light: str, switch: str,
+    switch: str, light: str, render_batch: int, splat: str,
 ) -> None:  # fmt: skip
     """Every view in its own light, drawn at full height; the bank holds what its poses show.
 

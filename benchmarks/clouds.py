@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.harness import axis
 from benchmarks.workloads import SEED, Scale
 from rap.camera import Camera
 from rap.geometry import random_rotations_within, rigid
@@ -71,6 +72,9 @@ def cloud_poses(num: int) -> Float[Tensor, "{num} 4 4"]:
     return rigid(turn, 0.2 * (2 * torch.rand(num, 3, generator=generator) - 1))
 
 
+SPLATS = axis(["small"], cuda=["large", "huge"], full=["medium", "fitted"])
+CURVE_ONLY = ("medium", "huge")
+"""Splats for the curve over the number of Gaussians, not for every switch."""
 FITTED = "BENCHMARK_SPLAT"
 """The environment's name for the `.ply` of the `fitted` splat; without it those cases skip."""
 
@@ -92,7 +96,7 @@ class Shown:
 
 
 def shown(name: str, scale: Scale, device: torch.device) -> Shown:
-    """`small` or `large`: the cloud at the scale's count; `fitted`: the file of `BENCHMARK_SPLAT`.
+    """`small` to `huge`: the cloud at the scale's count; `fitted`: the file of `BENCHMARK_SPLAT`.
 
     A fitted splat is seen from its middle, and in random light where it knows no codes.
     """

@@ -58,7 +58,7 @@ GPU_SCALE = Scale(
     render_height=480,
     model=ModelConfig(dropout=0.0, drop_connect=0.0),
     room=RoomSpec(num_train=32, num_test=8, width=320, height=240),
-    num_gaussians={"small": 200_000, "large": 1_000_000},
+    num_gaussians={"small": 200_000, "medium": 500_000, "large": 1_000_000, "huge": 2_000_000},
     sh_degree=2,
 )
 CPU_SCALE = Scale(
@@ -69,7 +69,7 @@ CPU_SCALE = Scale(
         dropout=0.0, drop_connect=0.0,
     ),
     room=RoomSpec(num_train=48, num_test=32, width=160, height=120),
-    num_gaussians={"small": 3_000, "large": 20_000},
+    num_gaussians={"small": 3_000, "medium": 8_000, "large": 20_000, "huge": 40_000},
     sh_degree=0,
 )  # fmt: skip
 
