@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return arguments.run(arguments)
     except (UsageError, RecordError, PolicyError, TreeError, ArmError) as error:
         sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
-        return Code.USAGE
+        return error.code if isinstance(error, ArmError) else Code.USAGE
     except SetupError as error:
         sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
         return Code.ENVIRONMENT

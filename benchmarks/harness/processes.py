@@ -1,6 +1,7 @@
 """One fresh process of one arm: how it is started, watched and stopped, and what it must prove."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,14 @@ NO_CONFTEST = "ImportError while loading conftest"
 
 
 class ArmError(ValueError):
-    """A process that cannot be part of a comparison: exit code 4, e.g. for the wrong package."""
+    """A process that cannot be part of a comparison, and the exit code that this means.
+
+    USAGE where it measured something else than it was told to, e.g. the wrong package.
+    """
+
+    def __init__(self, text: str, code: Code = Code.USAGE) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,17 @@ class Ran:
     code: int
     tail: str
     """The end of what it printed."""
+
+
+def lost(what: str, *ran: Ran) -> ArmError:
+    """Why there is nothing to judge where processes gave no records.
+
+    One that was stopped after its time, or killed from outside (for its memory), says something
+    about the machine, ENVIRONMENT; any other has crashed, COVERAGE.
+    """
+    stopped = any(one.code in (Code.ENVIRONMENT, -signal.SIGKILL) for one in ran)
+    ends = "\n".join(f"exit code {one.code}: {one.tail}" for one in ran)
+    return ArmError(f"{what}\n{ends}", Code.ENVIRONMENT if stopped else Code.COVERAGE)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, fi
 from benchmarks.harness.compare import Comparison
 from benchmarks.harness.counting import joined
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
+from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran, lost
 from benchmarks.harness.record import Record, Session
 
 FINE = (0, 1)
@@ -90,8 +90,7 @@ class Versus:
             raise ArmError("the selection (-k) holds no benchmark, in neither arm")
         machine = next((one.session.machine for one in ran.values() if one.session), None)
         if machine is None:
-            tails = "\n".join(f"{side}: {ran[side].tail}" for side in SIDES)
-            raise ArmError(f"neither arm could be measured\n{tails}")
+            raise lost("neither arm could be measured, base and head:", *(ran[s] for s in SIDES))
         problems |= {side: one.tail for side, one in ran.items() if one.code not in FINE}
         sessions = {side: _complete(ran[side], ids, machine) for side in SIDES}
         for side, counted in counts.items():

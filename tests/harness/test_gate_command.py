@@ -96,6 +96,21 @@ def test_unchanged_head_passes_by_the_screen(
     assert len(stage.log) == 1
 
 
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(-11, 12), (3, 12), (2, 12), (4, 12), (-9, 11), (11, 11)],
+    ids=["segfault", "pytest's own", "collection", "conftest", "killed", "time limit"],
+)
+def test_screen_that_gives_no_records(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    end: int, code: int,
+) -> None:  # fmt: skip
+    """A crash is COVERAGE, a process that was stopped ENVIRONMENT; neither is the user's fault."""
+    monkeypatch.setattr(ToyProcesses, "screen", lambda _: Ran(None, end, "Fatal Python error"))
+    assert stage.gate() == code
+    assert "Fatal Python error" in capsys.readouterr().err
+
+
 def test_slower_head_is_proven_by_pairs(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """The suspect alone goes on, eight blocks in which every one is fresh."""
     stage.toy.cost(0.0053)
@@ -232,7 +247,8 @@ def test_base_with_another_harness_judges_itself(
     class Process:
         """Stands in for subprocess.Popen."""
 
-        def __init__(self, command: list[str], cwd: Path) -> None:
+        def __init__(self, command: list[str], cwd: Path, *, start_new_session: bool) -> None:
+            assert start_new_session
             started.append((command, cwd))
             assert (cwd / "benchmarks/harness/commands/gate.py").exists()
             assert not (cwd / "benchmarks/harness/rules.py").exists()

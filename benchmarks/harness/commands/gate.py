@@ -28,7 +28,7 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
 from benchmarks.harness.lock import alone
 from benchmarks.harness.origin import write_arms
-from benchmarks.harness.processes import NOTHING_SELECTED, ArmError
+from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, lost
 from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.runs import (
@@ -164,7 +164,7 @@ class Gate:
         if ran.code == NOTHING_SELECTED:
             raise ArmError("the selection (-k) holds no benchmark")
         if ran.session is None:
-            raise ArmError(f"the head could not be measured (exit code {ran.code})\n{ran.tail}")
+            raise lost("the head could not be measured:", ran)
         return ran.session if counts is None else with_counts(ran.session, counts)
 
     def _baseline(self, session: Session) -> tuple[Baseline | None, Path]:
