@@ -14,7 +14,7 @@ from benchmarks.harness.blocks import Block, BlockFile
 from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.origin import ARMS, write_arms
-from benchmarks.harness.record import Record, Session
+from benchmarks.harness.record import Outcome, Record, Session
 from benchmarks.harness.subject import Subject, digest_of
 from benchmarks.harness.trees import extract
 from benchmarks.harness.verdict import Code
@@ -152,6 +152,20 @@ def test_pairs_against_another_base_are_refused(change: Change, side: str) -> No
     block[side]["commit"] = "0123456789ab"
     lines[3] = json.dumps(block)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert change.report() == Code.USAGE
+
+
+@pytest.mark.parametrize(
+    ("commit", "outcome"), [("unknown", "passed"), ("0123456789ab", "errored")]
+)
+def test_no_other_evidence_goes_without_its_commit(
+    change: Change, commit: str, outcome: Outcome
+) -> None:
+    """Only what died before it could say anything, and has no number."""
+    change.hand_over(timed("spin", 1.06), timed("view"), ratios=tuple(NOISE))
+    odd = Session(change.machine, "room", commit, (Record("spin", "", outcome),))
+    block = Block(24, 0, "base", None, change.session(change.base, timed("spin")), odd, 1.0)
+    BlockFile(change.folder / "blocks.jsonl").append(block)
     assert change.report() == Code.USAGE
 
 

@@ -29,11 +29,11 @@ def timed(name: str, outcome: Outcome = "passed") -> Record:
 def judged(
     run: tuple[str, ...], declared: tuple[str, ...], names: frozenset[str],
     stored: tuple[str, ...] = ("step", "view"), *, selected: bool = False,
-    outcome: Outcome = "passed",
+    outcome: Outcome = "passed", ours: tuple[str, ...] = BASE,
 ) -> dict[str, Status]:  # fmt: skip
     """What the screen says about a head that ran, declares and defines these, times aside."""
-    ours, theirs = policy(*BASE), policy(*declared)
-    terms = Terms(merged(ours, theirs), theirs, SUITE, names)
+    theirs = policy(*declared)
+    terms = Terms(merged(policy(*ours), theirs), theirs, SUITE, names)
     records = session(*(timed(name, outcome) for name in run))
     by_id = {name: timed(name) for name in stored}
     baseline = Baseline(MACHINE, "room", by_id, dict.fromkeys(by_id, "abc, 2026-01-01"))
@@ -98,6 +98,15 @@ def test_removal_that_no_baseline_shows_is_seen_in_the_suite() -> None:
     assert judged(("step", "view"), ("step", "view"), SUITE - {"golden"}) == {
         "golden": Status.REMOVED
     }
+
+
+def test_lost_benchmark_under_a_glob_of_others_is_missing() -> None:
+    """The entry has benchmarks left, and no baseline shows that one is gone."""
+    globs = ("step", "*e*")
+    found = judged(("step", "view"), globs, SUITE - {"golden"}, ours=globs)
+    assert found == {"golden": Status.MISSING}
+    found = judged(("step", "view"), ("step", "vi*"), SUITE - {"golden"}, ours=globs)
+    assert found == {"golden": Status.REMOVED}
 
 
 def test_parameter_is_removed_like_a_benchmark() -> None:

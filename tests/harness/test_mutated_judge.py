@@ -1,0 +1,58 @@
+"""Who judges, and what is new or gone: a damaged rule must fail the tests that guard it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [
+    ("additions.py", "return node if names and not names & bound else None", "return node"),
+    ("additions.py", "json.dumps({**theirs, **ours}", "json.dumps({**ours, **theirs}"),
+    ("judge.py", "(*COMMANDS, POLICY.name, *GOLDENS)", "(*COMMANDS, POLICY.name)"),
+    ("judge.py", "if entry.name not in known)", ")"),
+    ("judge.py", "(*base.entries, *added)", "(*added, *base.entries)"),
+    ("judge.py", "{**head.metrics, **base.metrics}", "{**base.metrics, **head.metrics}"),
+    ("judge.py", "asked = [*_edits(base, head)]", "asked = []"),
+    ("known.py", "benchmark_id in self.ids or bare(benchmark_id) in self.names",
+     "benchmark_id in self.ids"),
+    ("evidence.py", "has_it = known is None or found.name in known.ids", "has_it = False"),
+    ("evidence.py", "has_it = known is None or known.knows(found.name)", "has_it = False"),
+    ("evidence.py", "if not before and not stored:", "if not before:"),
+    ("turnover.py", "if kept or listed or _is_defined(", "if _is_defined("),
+    ("turnover.py", "if kept or listed or _is_defined(finding.id, run, terms):",
+     "if kept or listed:"),
+    ("turnover.py", "if terms.declared.entry(name) is None:", "if True:"),
+    ("turnover.py", "asked.append(", "print("),
+    ("origin.py", "if (session.commit, proof) != (source.commit, digest):", "if False:"),
+    ("origin.py", 'f"{head}~1") is None', "head) is None"),
+    ("origin.py", 'if session.commit == "unknown" and not any(',
+     'if session.commit == "unknown" or not any('),
+]  # fmt: skip
+GUARDS = (
+    "test_additions.py", "test_judge.py", "test_known.py", "test_new_in_pairs.py",
+    "test_turnover.py", "test_report_origin.py",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "line", "mutant"), SOURCES)
+def test_damaged_judge_fails_its_tests(tmp_path: Path, file: str, line: str, mutant: str) -> None:
+    """The head's policy or goldens first, a check left out, silence: each mutant is killed."""
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    shutil.copytree(ROOT / "tests" / "harness", tmp_path / "tests" / "harness")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "benchmarks" / "harness" / file
+    source = path.read_text(encoding="utf-8")
+    assert source.count(line) == 1, f"{file} has changed: choose another line for this mutant"
+    path.write_text(source.replace(line, mutant), encoding="utf-8")
+    guards = [str(Path("tests") / "harness" / name) for name in GUARDS]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *guards]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout or "failed" in done.stdout
