@@ -183,7 +183,9 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
     name = f"{finding.id} {finding.metric}".strip() or "the whole run"
     colour = _colour(entry)
     if pairs is None or pairs.num_blocks == 0:
-        yield f"{name}: {finding.status.value}. {finding.detail}", colour
+        undecided = finding.status is Status.SUSPECT
+        word = "not decided, more to measure" if undecided else finding.status.value
+        yield f"{name}: {word}. {finding.detail}", colour
     elif finding.status is Status.WORSE:
         yield f"{name}: slower by {pairs.effect:.1%}, between {between(pairs)}", colour
         sure = f"p {_p(pairs.p)} for the whole suite, {pairs.num_blocks} fresh blocks"
@@ -193,8 +195,10 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
         if pairs.missing_blocks:
             yield f"{name}: not decided, {pairs.missing_blocks} blocks to go; {so_far}", colour
         else:
-            finds = percent(pairs.detectable)
-            yield f"{name}: cannot tell, {so_far}, which could have found {finds}", colour
+            finds = f"which could have found {percent(pairs.detectable)}"
+            if pairs.stopped is not None:
+                finds = f"given up: all blocks together could have found {percent(pairs.stopped)}"
+            yield f"{name}: cannot tell, {so_far}, {finds}", colour
     entry_of = report.policy.entry(finding.id)
     if entry_of is not None and finding.status not in (Status.SUSPECT, Status.UNDECIDED):
         yield f"    owner: {entry_of.owner}", ""

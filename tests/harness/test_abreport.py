@@ -1,6 +1,7 @@
 """What people read of an A/B: short, escaped, complete, and alive while it runs."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -82,9 +83,19 @@ def test_undecided_says_what_could_have_been_found_and_how_to_go_on() -> None:
     text = texts([*lines(report(timed([1.0, 1.3, 0.7]), ended=Ended.BUDGET))])
     assert "step time_s: not decided, 3 blocks to go; " in text
     assert "to go on: python -m benchmarks ab --resume" in text
-    text = texts([*lines(report(timed([1.0, 1.3, 0.7, 1.2, 0.8] * 6)))])
+    text = texts([*lines(report(timed([1.0, 1.4, 1.1, 1.3, 0.9] * 6)))])
     assert "step time_s: cannot tell, " in text
     assert "24 blocks, which could have found +" in text
+    text = texts([*lines(report(timed([1.0, 1.11, 0.96, 1.09, 0.98] * 6)))])
+    assert "blocks, given up: all blocks together could have found +" in text
+
+
+def test_open_accuracy_is_not_decided() -> None:
+    """After the time was spent it is no verdict about the code."""
+    errors = (1.0, 1.1, 0.9, 1.05), (1.4, 0.8, 1.3, 0.7)
+    base, head = (replace(toy("learn", error_m=1.0), samples={"error_m": e}) for e in errors)
+    text = texts([*lines(report([block(0, [base], [head])], ended=Ended.BUDGET))])
+    assert "learn error_m: not decided, more to measure. worse by " in text
 
 
 def test_report_without_numbers_has_no_table() -> None:
