@@ -20,8 +20,6 @@ from rap.train.loop import train
 
 NUM_PHOTOGRAPHS = 4
 NUM_EPOCHS = 20
-REJECTED = 0.25
-"""Share of the photographs' own poses whose pictures the filter would reject."""
 Log = list[dict[str, float]]
 
 
@@ -60,7 +58,7 @@ def bench_epoch(
         filters.with_stand_in(monkeypatch)
     views = filters.filtered(
         ViewsConfig(per_image=per_image, refresh_epochs=every, stream_per_step=streamed),
-        view_filter, REJECTED, gaussians, scene.camera.with_height(scale.image_height),
+        view_filter, gaussians, scene.camera.with_height(scale.image_height),
         poses(scene.train).float().to(device),
     )  # fmt: skip
     config = workloads.training_config(scale)

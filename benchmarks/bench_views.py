@@ -23,8 +23,6 @@ from rap.synthesis.drawing import Shots, draw_images, drawn_at, prepared
 from rap.synthesis.views import Anchors, RefreshStats, anchors_of, draw_shots, refresh_views
 
 NUM_ANCHORS = 32
-REJECTED = {"coverage": 0.05, "brisque": 0.3}
-"""Share of the anchors' own views that the filter would reject."""
 SWITCHES: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_filter": {"min_coverage": 0.0},
@@ -83,9 +81,9 @@ def bench_views(
     plain = ViewsConfig(render_batch=render_batch, render_height=scale.render_height)
     if switch == "brisque":
         filters.with_stand_in(monkeypatch)
-    kind = switch if switch in REJECTED else "coverage"
+    kind = "brisque" if switch == "brisque" else "coverage"
     at = anchors.world_from_camera
-    plain = filters.filtered(plain, kind, REJECTED[kind], gaussians, camera, at)
+    plain = filters.filtered(plain, kind, gaussians, camera, at)
     config = replace(plain, **SWITCHES[switch])
     empty = torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(num, 4, 4), device, 2**33, pin_memory=False)

@@ -17,19 +17,22 @@ from rap.synthesis.drawing import Shots, draw_images
 from rap.train import banks
 
 FILTERS = ("none", "coverage", "brisque")
+REJECTED = {"none": 0.0, "coverage": 0.05, "brisque": 0.3}
+"""Share of the photographs' own poses whose pictures are rejected; new views cover less."""
 
 
 def filtered(
-    config: ViewsConfig, kind: str, rejected: float, gaussians: Gaussians, camera: Camera,
-    world_from_camera: Float[Tensor, "n 4 4"],
+    config: ViewsConfig, kind: str, gaussians: Gaussians, camera: Camera,
+    world_from_camera: Float[Tensor, "n 4 4"], rejected: float | None = None,
 ) -> ViewsConfig:  # fmt: skip
-    """Settings whose filter would reject such a share of these poses' own pictures.
+    """Settings whose filter would reject a share of these poses' own pictures; none: as listed.
 
     `brisque` needs `with_stand_in`: it scores with the random model of `workloads`, on the device
     of the poses, and not by coverage.
     """
     if kind == "none":
         return replace(config, min_coverage=0.0)
+    rejected = REJECTED[kind] if rejected is None else rejected
     images, coverage = draw_images(gaussians, camera, Shots(world_from_camera), config)
     if kind == "coverage":
         return replace(config, min_coverage=float(coverage.quantile(rejected)))

@@ -58,13 +58,13 @@ def test_a_filter_rejects_the_share_that_was_asked_for(
     device = torch.device("cpu")
     gaussians, poses = clouds.cloud(3000, 0, device), clouds.cloud_poses(8)
     filters.with_stand_in(monkeypatch)
-    config = filters.filtered(ViewsConfig(), kind, 0.5, gaussians, CAMERA, poses)
+    config = filters.filtered(ViewsConfig(), kind, gaussians, CAMERA, poses, rejected=0.5)
     images, coverage = views.draw_images(gaussians, CAMERA, views.Shots(poses), config)
     model = filters.workloads.brisque_model()
     scores = brisque(images / 255, model)
     assert int(accept(coverage, scores, config).sum()) == 4
     assert (config.max_brisque > 0) == (kind == "brisque")
-    plain = filters.filtered(ViewsConfig(), "none", 0.5, gaussians, CAMERA, poses)
+    plain = filters.filtered(ViewsConfig(), "none", gaussians, CAMERA, poses)
     assert plain == replace(ViewsConfig(), min_coverage=0.0)
 
 
