@@ -51,10 +51,10 @@ class _NormSilu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # noqa: ANN401 (as torch has it)
         x, weight, bias, running_mean, running_var, mean, inverse_std = ctx.saved_tensors
-        of = (running_mean, running_var)
+        of, eps = (running_mean, running_var), ctx.eps
         if ctx.training:
-            of = (mean, inverse_std.square().reciprocal() - ctx.eps)
-        y, _, _ = torch.native_batch_norm(x, weight, bias, *of, False, 0.0, ctx.eps)
+            of, eps = (mean, inverse_std.pow(-2)), 0.0
+        y, _, _ = torch.native_batch_norm(x, weight, bias, *of, False, 0.0, eps)
         grad = torch.ops.aten.silu_backward(grad_outputs[0], y)
         needed = list(ctx.needs_input_grad[:3])
         found = torch.ops.aten.native_batch_norm_backward(

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rap.config import Config, FeatureLoss, LossWeights, TrainConfig
 from rap.model.discriminator import Discriminator, build_discriminator
-from rap.model.precision import precision_scope, tf32_scope
+from rap.model.halves import collect_gradients, half_weights
+from rap.model.precision import AUTOCAST_DTYPES, precision_scope, tf32_scope
 from rap.model.regressor import Regressor
 from rap.train.batches import Batch
 from rap.train.distributed import Ranks
@@ -153,10 +155,12 @@ def _accumulate(learner: Learner, batch: Batch, config: Config) -> Terms:
     """Gradients of a batch, one micro-batch after the other; returns the terms' means."""
     num, sums = config.train.micro_batches, {}
     for index, part in enumerate(micro_batches(batch, num)):
+        halves = _halves(learner, config)
         with precision_scope(config.train.precision, batch.images.device):
-            terms = loss_terms(learner, part, config, last=index == num - 1)
+            terms = loss_terms(learner, part, config, last=index == num - 1, halves=halves)
         weighted = [getattr(config.weights, name) * value for name, value in terms.items()]
         learner.scaler.scale(torch.stack(weighted).sum() / num).backward()
+        collect_gradients(learner.regressor, halves)
         for name, value in terms.items():
             mean = value.detach() if num == 1 else value.detach() / num
             sums[name] = sums[name] + mean if name in sums else mean
@@ -178,15 +182,24 @@ def micro_batches(batch: Batch, num: int) -> Iterator[Batch]:
         yield Batch(torch.cat(image), torch.cat(pose), sizes)
 
 
-def loss_terms(learner: Learner, batch: Batch, config: Config, *, last: bool = True) -> Terms:
+def loss_terms(
+    learner: Learner,
+    batch: Batch,
+    config: Config,
+    *,
+    last: bool = True,
+    halves: dict[str, Tensor] | None = None,
+) -> Terms:
     """The named terms of a batch; `last`: the discriminator takes its step, too.
+
+    `halves`: weights in half precision that stand for the regressor's own.
 
     One forward pass over all images equals one per kind of image where BatchNorm is frozen. Live
     BatchNorm then takes its statistics over photographs, renderings and views together.
     """
     terms, features = learner.compare(
         learner.regressor, learner.pose_loss, batch.images, batch.world_from_camera,
-        batch.sizes, config.weights, config.train.feature_loss,
+        batch.sizes, config.weights, config.train.feature_loss, halves or {},
     )  # fmt: skip
     if config.weights.adversarial:
         assert features is not None
@@ -198,6 +211,14 @@ def loss_terms(learner: Learner, batch: Batch, config: Config, *, last: bool = T
     return terms
 
 
+def _halves(learner: Learner, config: Config) -> dict[str, Tensor]:
+    """Weights for autocast. Not with checkpointing, whose second pass sees the regressor's own."""
+    dtype = AUTOCAST_DTYPES.get(config.train.precision)
+    if dtype is None or config.train.checkpointing:
+        return {}
+    return half_weights(learner.regressor, dtype)
+
+
 def compare(
     regressor: Regressor,
     pose_loss: PoseLoss,
@@ -206,10 +227,14 @@ def compare(
     sizes: dict[str, int],
     weights: LossWeights,
     kind: FeatureLoss,
+    halves: dict[str, Tensor],
 ) -> tuple[Terms, Float[Tensor, "l f d y x"] | None]:
-    """What one forward pass gives: all terms but the adversarial one, which needs its features."""
-    num_real = sizes["pose"]
-    prediction = regressor(images, with_features=needs_features(weights), num_featured=2 * num_real)
+    """What one forward pass gives: all terms but the adversarial one, which needs its features.
+
+    `halves`: weights in half precision by name, which stand for the regressor's own.
+    """
+    named = {"with_features": needs_features(weights), "num_featured": 2 * sizes["pose"]}
+    prediction = functional_call(regressor, halves, (images,), named)
     # Autocast would take the losses' matrix products in half precision.
     with torch.autocast(images.device.type, enabled=False):
         losses = pose_loss.of_parts(

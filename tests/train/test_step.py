@@ -11,6 +11,7 @@ from rap.config import Config, FeatureLoss, LossWeights, Precision
 from rap.model.regressor import build_regressor
 from rap.train import step
 from rap.train.batches import Batch
+from rap.train.footprint import Alive
 from rap.train.step import (
     Learner,
     build_learner,
@@ -268,3 +269,48 @@ def test_the_discriminator_steps_once_for_all_micro_batches(tiny_config: Config)
     optimise(learner, eight_images(), config, 1.0)
     states = learner.discriminator_optimizer.state.values()
     assert {float(state["step"]) for state in states} == {1.0}
+
+
+def in_parts(config: Config, num: int) -> tuple[Learner, Batch, Config]:
+    """A learner, and `num` micro-batches of two photographs with renderings and views."""
+    config = replace(config, weights=LossWeights(1.0, 1.0, 1.0, 1.0, 0.7))
+    config = replace(config, train=replace(config.train, batch_size=2 * num, micro_batches=num))
+    whole = eight_images()
+    used = [part[: 2 * num] for part in whole.images.split(8)]
+    poses = [part[: 2 * num] for part in whole.world_from_camera.split(8)]
+    sizes = {"pose": 2 * num, "rendered": 2 * num, "view": 2 * num}
+    return learner_for(config), Batch(torch.cat(used), torch.cat(poses), sizes), config
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_micro_batch_leaves_nothing_to_the_next(
+    tiny_config: Config, precision: Precision, checkpointing: bool
+) -> None:
+    """Four of them need no more than two: what the backward pass needed is given back."""
+    train = replace(tiny_config.train, precision=precision, checkpointing=checkpointing)
+    peaks = []
+    for num in (2, 4):
+        learner, batch, config = in_parts(replace(tiny_config, train=train), num)
+        optimise(learner, batch, config, 1.0)
+        learner.optimizer.zero_grad(set_to_none=True)
+        with Alive() as alive:
+            optimise(learner, batch, config, 1.0)
+        peaks.append(alive.peak - batch.images.nbytes)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.01)
+
+
+def test_micro_batches_add_their_gradients_up_in_place(tiny_config: Config) -> None:
+    """One gradient for each weight, however many parts there are."""
+    learner, batch, config = in_parts(tiny_config, 4)
+    weight = learner.regressor.trunk.get_parameter("stem.weight")
+    places: list[int] = []
+
+    def note(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        places.append(parameter.grad.data_ptr())
+
+    weight.register_post_accumulate_grad_hook(note)
+    optimise(learner, batch, config, 1.0)
+    assert len(places) == 4
+    assert len(set(places)) == 1
