@@ -48,6 +48,21 @@ def test_arm_measures_its_own_package(toy: ToyTree, tmp_path: Path) -> None:
     assert [record.id for record in ran.session.records] == ["spin"]
 
 
+def test_each_block_trains_seeds_of_its_own(toy: ToyTree, tmp_path: Path) -> None:
+    """The same in both arms, as they follow from the block; a screen takes the stored three."""
+    seeds = """
+def bench_learn(measure, bench_seeds):
+    result = measure(lambda: rap.COST_S, rounds=1)
+    result.accuracy("error_m", bench_seeds)
+"""
+    toy.write("benchmarks/bench_toy.py", BENCHMARKS + seeds)
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    start = launcher(arm, tmp_path / "cache", "-k", "learn")
+    found = [start.measure(["learn"], 3, 2).session, start.screen().session]
+    trained = [one.records[0].samples["error_m"] for one in found if one is not None]
+    assert trained == [(13.0, 14.0, 15.0, 16.0, 17.0, 18.0), (1.0, 2.0, 3.0)]
+
+
 def test_wrong_package_is_usage(
     toy: ToyTree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
