@@ -16,6 +16,7 @@ from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.screen import Screened
 
 MAX_NAMES = 10
+PROMISED = "the head's suite has lost it, and an entry of its policy still promises it"
 TURNOVER = {
     Status.NEW: "new here, so there is no base to compare with",
     Status.REMOVED: "removed from the suite and from its policy",
@@ -37,10 +38,11 @@ def _declared(finding: Finding, run: Session, terms: Terms) -> Finding:
     """A benchmark, or an entry of the policy, that is missing because the head took it away."""
     if finding.metric or finding.status is not Status.MISSING or not finding.id:
         return finding
-    kept = any(entry.name == finding.id for entry in terms.declared.entries)
-    listed = terms.declared.entry(finding.id) is not None
-    if kept or listed or _is_defined(finding.id, run, terms):
+    if _is_defined(finding.id, run, terms):
         return finding
+    kept = any(entry.name == finding.id for entry in terms.declared.entries)
+    if kept or terms.declared.entry(finding.id) is not None:
+        return replace(finding, detail=f"{finding.detail}; {PROMISED}")
     return replace(finding, status=Status.REMOVED, detail=TURNOVER[Status.REMOVED])
 
 
@@ -63,7 +65,7 @@ def _lost_names(known: set[str], run: Session, terms: Terms) -> Iterator[Finding
         if terms.declared.entry(name) is None:
             yield Finding(name, "", Status.REMOVED, detail=TURNOVER[Status.REMOVED])
         else:
-            text = "is in the base's suite and in the policy, and the head's suite lost it"
+            text = f"is in the base's suite; {PROMISED}"
             yield Finding(name, "", Status.MISSING, detail=text)
 
 

@@ -214,7 +214,9 @@ def test_removed_benchmark_must_leave_the_policy_too(
     stage.benchmarks = ("spin",)
     stage.toy.write("benchmarks/bench_toy.py", "def bench_spin(): ...\n")
     assert stage.gate() == 12
-    assert "steady: MISSING" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "steady: MISSING" in printed
+    assert "an entry of its policy still promises it" in printed
     without = GATED[: GATED.rindex("[[benchmark]]")]
     assert 'name = "steady"' not in without
     stage.toy.write("benchmarks/policy.toml", without)
@@ -293,6 +295,32 @@ def test_evidence_and_result_are_kept(stage: Stage) -> None:
     (result,) = (stage.toy.root / ".benchmarks").rglob("result.json")
     assert json.loads(result.read_text(encoding="utf-8"))["verdict"] == "REGRESSION"
     assert (result.parent / "screen.json").exists()
+    arms = json.loads((result.parent / "arms.json").read_text(encoding="utf-8"))
+    base = stage.toy.git("rev-parse", "--short=12", "HEAD")
+    assert (arms["base"], arms["head"]) == (base, f"{base}+dirty")
+
+
+def test_head_that_is_no_tree_is_usage(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says how to make one."""
+    assert stage.gate("--head", str(tmp_path / "nowhere")) == 4
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    assert "python -m benchmarks export" in told
+    assert stage.log == []
+
+
+def test_head_of_another_folder_is_judged(stage: Stage, tmp_path: Path) -> None:
+    """An exported tree, from the judge's own checkout; its records lie beside it."""
+    stage.toy.cost(0.0053)
+    stage.toy.commit("slower")
+    out = tmp_path / "head"
+    assert main(["export", str(out), "HEAD"], stage.toy.root) == 0
+    stage.toy.git("checkout", "-q", "HEAD~1")
+    assert stage.gate("--head", str(out)) == 1
+    assert [*out.rglob("result.json")]
+    assert not (stage.toy.root / ".benchmarks").exists()
 
 
 def test_unknown_base_is_usage(stage: Stage) -> None:

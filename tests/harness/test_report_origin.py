@@ -195,6 +195,14 @@ def test_base_that_is_no_commit_before_the_head_is_refused(
     assert change.report() == Code.USAGE
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b"{}", b'{"kind": "arms", "schema": 2}'])
+def test_damaged_claim_is_refused(change: Change, content: bytes) -> None:
+    """A file of somebody else's."""
+    change.hand_over(timed("spin"), timed("view"))
+    (change.folder / ARMS).write_bytes(content)
+    assert change.report() == Code.USAGE
+
+
 def test_addition_passes_with_a_note(change: Change, capsys: pytest.CaptureFixture[str]) -> None:
     """The head's policy lists it, the base has never had it; the page asks for an owner."""
     change.toy.write("benchmarks/bench_more.py", "def bench_more(measure): ...\n")

@@ -15,7 +15,7 @@ from benchmarks.harness.abreport import Report, lines
 from benchmarks.harness.baseline import COMMITTED, LOCAL, Baseline, locate, read_baseline
 from benchmarks.harness.calibration import read_calibration
 from benchmarks.harness.children import terminable
-from benchmarks.harness.commands import Subparsers
+from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import (
     INTERRUPTED,
     add_selection,
@@ -42,7 +42,7 @@ from benchmarks.harness.runs import (
     store,
 )
 from benchmarks.harness.screen import Screened, screen
-from benchmarks.harness.subject import digest_of
+from benchmarks.harness.subject import PACKAGE, digest_of
 from benchmarks.harness.trees import Arm, Source, compose, named_tree, scratch, working_tree
 from benchmarks.harness.turnover import approvals_in, with_turnover
 from benchmarks.harness.verdict import CODES, SEVERITY, Code
@@ -68,9 +68,14 @@ def add(subparsers: Subparsers) -> None:
 def run(arguments: Namespace) -> int:
     """Screen, pair what is suspect, judge; the exit code of the verdict."""
     options = options_of(arguments)
+    home = arguments.root if arguments.head is None else arguments.head.resolve()
+    if not (home / PACKAGE).is_dir():
+        raise UsageError(
+            f"--head {home}: holds no {PACKAGE}/; python -m benchmarks export FOLDER COMMIT writes "
+            "a tree that can be judged"
+        )
     with terminable(), scratch() as folder:
         base = named_tree(arguments.root, arguments.base, folder / "base-source")
-        home = arguments.root if arguments.head is None else arguments.head.resolve()
         if _is_judged_elsewhere(base.folder, arguments.root):
             return _let_base_judge(base, home, arguments)
         with alone():
