@@ -49,8 +49,13 @@ def _parts(path: Path) -> dict[str, object]:
 
 
 def with_new_names(base: Path, head: Path) -> str:
-    """The base's module, then each top-level definition and import of a name that it lacks."""
-    bound = {name for node in parsed(base).body for name in _binds(node)}
+    """The base's module, then each top-level definition and import of a name that it lacks.
+
+    What it uses is not lacking: a built-in defined anew would change what its functions do.
+    """
+    ours = parsed(base)
+    bound = {name for node in ours.body for name in _binds(node)}
+    bound |= {node.id for node in ast.walk(ours) if isinstance(node, ast.Name)}
     added = [part for node in parsed(head).body if (part := _new_part(node, bound))]
     text = base.read_text(encoding="utf-8")
     return text + HEADING + "\n\n".join(map(ast.unparse, added)) + "\n" if added else text

@@ -85,6 +85,18 @@ def test_new_golden_comes_with_its_twin(trees: tuple[Path, Path]) -> None:
     assert numbers == {"network": {"pose": [1.0]}, "depth": {"z": [3.0]}}
 
 
+@pytest.mark.parametrize("name", ["abs", "sum", "later"])
+def test_name_that_the_base_only_uses_is_not_new(trees: tuple[Path, Path], name: str) -> None:
+    """A built-in defined anew would change what the base's functions do."""
+    judge, head = trees
+    used = BASE.replace("return math.sqrt(2.0)", f"return {name}([-2.0])")
+    (judge / "frozen.py").write_text(used, encoding="utf-8")
+    more = f"{used}\n\ndef {name}(values: list[float]) -> float:\n    return 0.0\n"
+    (head / "frozen.py").write_text(more, encoding="utf-8")
+    add_goldens(judge, head)
+    assert name not in module(judge)
+
+
 def test_removed_numbers_stay(trees: tuple[Path, Path]) -> None:
     """A golden cannot be lost by deleting it, nor the file."""
     judge, head = trees

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
     ("additions.py", "return node if names and not names & bound else None", "return node"),
+    ("additions.py", "if isinstance(node, ast.Name)}", "if False}"),
     ("additions.py", "json.dumps({**theirs, **ours}", "json.dumps({**ours, **theirs}"),
     ("judge.py", "(*COMMANDS, POLICY.name, *GOLDENS)", "(*COMMANDS, POLICY.name)"),
     ("judge.py", "if entry.name not in known)", ")"),
