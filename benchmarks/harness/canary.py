@@ -15,6 +15,8 @@ Kernel = Callable[[], object]
 COPY_BYTES = 32 << 20
 LOOPS = 150_000
 SLICES = 3
+WORK = 200
+"""Calls of each kernel that take a GPU some milliseconds."""
 RECENT_S = 1.0
 """A song this young serves the next benchmark, too."""
 
@@ -41,6 +43,12 @@ class Canaries:
         if self._sung is not None and time.perf_counter() - self._sung[0] < RECENT_S:
             return self._sung[1]
         return self.sing()
+
+    def work(self) -> None:
+        """Queue some milliseconds of work on the device, and do not wait for it."""
+        for name, kernel in self._kernels.items():
+            for _ in range(WORK if self._cuda and name != "python" else 1):
+                kernel()
 
     def sing(self) -> dict[str, float]:
         """Seconds per call of each kernel on each clock, e.g. `wall.copy`."""

@@ -97,17 +97,22 @@ def noise(times: dict[str, Sequence[float]]) -> Iterator[Finding]:
         yield Finding(level, f"canary {name}: {1e3 * middle:.3g} ms, spread {spread:.1%}")
 
 
-def canaries(device: str) -> dict[str, Sequence[float]]:
-    """A dozen songs of the canaries on their own clock."""
+def canaries(device: str, look: Callable[[], object] | None = None) -> dict[str, Sequence[float]]:
+    """A dozen songs of the canaries on their own clock; between them `look` sees them at work."""
     choir = Canaries(device)
-    songs = [choir.sing() for _ in range(SONGS)]
+    songs = []
+    for _ in range(SONGS):
+        songs.append(choir.sing())
+        if look is not None:
+            choir.work()
+            look()
     clock = "gpu." if device == "cuda" else "wall."
     names = [name for name in songs[0] if name.startswith(clock)]
     return {name: [song[name] for song in songs] for name in names}
 
 
 def gpu(machine: Machine, watched: Gpu | None, samples: Sequence[Sample]) -> Iterator[Finding]:
-    """What NVML says after a little work: other processes, throttling, temperature."""
+    """What NVML says at a little work: other processes, throttling, temperature."""
     if machine.gpu is None:
         return
     if watched is None:

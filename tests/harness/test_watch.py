@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pytest
 
-from benchmarks.harness import measure, watch
+from benchmarks.harness import fitness, measure, watch
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.clock import Budget, Loop, Round, host_clock, take
 from benchmarks.harness.faults import Faults
@@ -84,6 +84,22 @@ def test_facts_are_those_of_a_gpu_at_work(
     assert record.facts["sm_clock_mhz"] == 1980
     assert record.facts["power_w"] == 600
     assert record.invalid == (f"hardware throttle: {HARDWARE_THROTTLE[HOT]}",)
+
+
+def test_doctor_looks_at_a_gpu_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle, no board is throttled."""
+    gpu = PlayedGpu()
+    looks: list[Sample] = []
+    plain = Canaries.work
+
+    def work(choir: Canaries) -> None:
+        plain(choir)
+        gpu.busy = True
+
+    monkeypatch.setattr(Canaries, "work", work)
+    monkeypatch.setattr(fitness, "SONGS", 2)
+    fitness.canaries("cpu", lambda: looks.append(gpu.sample()))
+    assert [look.sm_clock_mhz for look in looks] == [1980, 1980]
 
 
 def test_no_timed_round_pays_for_a_look(spend: Spend) -> None:

@@ -10,6 +10,7 @@ from benchmarks.harness import fitness
 from benchmarks.harness.baseline import locate, read_baseline
 from benchmarks.harness.commands import Subparsers
 from benchmarks.harness.fitness import Finding
+from benchmarks.harness.gpu import Sample
 from benchmarks.harness.machine import commit_of, resolve_device, slug, this_machine
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.suite import POLICY
@@ -53,8 +54,7 @@ def examine(arguments: Namespace) -> Iterator[Finding]:
     required = os.environ.get("CI", "").lower() == "true"
     yield fitness.baseline(read_baseline(path, machine.key, suite), path, required)
     yield from fitness.look_at_host()
-    before = [] if watched is None else [watched.sample()]
-    times = fitness.canaries(machine.device)
-    after = [] if watched is None else [watched.sample()]
-    yield from fitness.noise(times)
-    yield from fitness.gpu(machine, watched, [*before, *after])
+    looks: list[Sample] = []
+    look = None if watched is None else lambda: looks.append(watched.sample())
+    yield from fitness.noise(fitness.canaries(machine.device, look))
+    yield from fitness.gpu(machine, watched, looks)
