@@ -139,6 +139,8 @@ class ViewsConfig:
     """On CUDA, colours of all views by one kernel."""
     fused_blend: bool = True
     """On CUDA, unless packed, blend by our own kernel instead of gsplat's; same picture."""
+    fused_projection: bool = True
+    """With `fused_blend`, project by our own kernel; colours in half floats, same picture."""
     morton_order: bool = True
     """Sort the Gaussians along a space-filling curve, for the caches; same picture."""
     packed: bool = False

@@ -1,4 +1,4 @@
-"""Pictures without gradients on a GPU: gsplat projects and lists, a kernel of our own blends.
+"""Pictures without gradients on a GPU: gsplat lists and sorts, kernels of our own do the rest.
 
 gsplat's kernel evaluates each Gaussian of a tile's list at all of the tile's pixels. Ours finds out
 first which parts of the tile a Gaussian's ellipse touches, where its alpha reaches 1/255. The rules
@@ -7,9 +7,10 @@ are gsplat's, so the picture is, too.
 
 import importlib
 from functools import cache
+from types import ModuleType
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rap import log
@@ -41,10 +42,17 @@ def blend_problem(device: torch.device) -> str | None:
     """Why the kernel cannot run on a CUDA device, found by running it once; said in one line."""
     blob = torch.ones(1, 1, 3, device=device)
     none = torch.zeros(1, 1, 1, dtype=torch.int32, device=device)
+    one = Gaussians(blob[0], blob[0, :, [0, 1, 2, 0]], blob[0], blob[0, :, 0], blob)
+    camera = Camera(1.0, 1.0, 8.0, 8.0, 16, 16)
+    pose = torch.eye(4, device=device)[None]
     problem = failure(
+        "rap.splat.project_kernel",
+        lambda kernel: kernel.project(one, blob, camera, pose, True, 0.0, 16),
+    ) or failure(
         "rap.splat.blend_kernel",
-        lambda kernel: kernel.blend(
-            blob[..., :2], blob, blob[..., 0], blob, none, none[0, 0], (16, 16), 16
+        lambda kernel: (
+            kernel.blend(blob[..., :2], blob, blob[..., 0], blob, none, none[0, 0], (16, 16), 16),
+            kernel.blend_records(blob.new_zeros(1, 1, 8).int(), none, none[0, 0], (16, 16), 16),
         ),
     )
     if problem is not None:
@@ -62,20 +70,42 @@ def draw(
     tuning: RenderTuning,
 ) -> tuple[Float[Tensor, "v 3 h w"], Float[Tensor, "v h w"]]:
     """Premultiplied colour, and alpha, as gsplat's `rasterization` draws them."""
-    gsplat = importlib.import_module("gsplat")
+    blend_kernel = importlib.import_module("rap.splat.blend_kernel")
+    size = (camera.height, camera.width)
+    if tuning.fused_projection:
+        project_kernel = importlib.import_module("rap.splat.project_kernel")
+        records, middles, radii, depths = project_kernel.project(
+            gaussians, colors, camera, camera_from_world, antialiased, tuning.radius_clip_px,
+            tuning.tile_size,
+        )  # fmt: skip
+        lists = _lists(middles, radii, depths, camera, tuning.tile_size)
+        return blend_kernel.blend_records(records, *lists, size, tuning.tile_size)
     num_views, opacities = len(camera_from_world), gaussians.opacities
-    radii, means, depths, conics, compensation = gsplat.fully_fused_projection(
+    radii, means, depths, conics, compensation = _gsplat().fully_fused_projection(
         gaussians.means, None, gaussians.quats, gaussians.scales, camera_from_world.contiguous(),
         calibration.expand(num_views, -1, -1).contiguous(), camera.width, camera.height,
         eps2d=reference.BLUR_PX2, near_plane=reference.NEAR_M, radius_clip=tuning.radius_clip_px,
         calc_compensations=antialiased, opacities=opacities,
     )  # fmt: skip
-    columns, rows = (-(-side // tuning.tile_size) for side in (camera.width, camera.height))
-    _, pairs, splats = gsplat.isect_tiles(means, radii, depths, tuning.tile_size, columns, rows)
-    starts = gsplat.isect_offset_encode(pairs, num_views, columns, rows)
-    del pairs, depths, radii
+    lists = _lists(means, radii, depths, camera, tuning.tile_size)
     opacities = opacities.expand(num_views, -1)
-    return importlib.import_module("rap.splat.blend_kernel").blend(
-        means, conics, opacities if compensation is None else opacities * compensation, colors,
-        starts, splats, (camera.height, camera.width), tuning.tile_size,
-    )  # fmt: skip
+    if compensation is not None:
+        opacities = opacities * compensation
+    return blend_kernel.blend(means, conics, opacities, colors, *lists, size, tuning.tile_size)
+
+
+def _lists(
+    middles: Float[Tensor, "v n 2"],
+    radii: Int[Tensor, "v n 2"],
+    depths: Float[Tensor, "v n"],
+    camera: Camera,
+    tile_size: int,
+) -> tuple[Int[Tensor, "v rows columns"], Int[Tensor, " pairs"]]:
+    """Where each tile's list begins, and the lists, nearest first: view·n + Gaussian."""
+    columns, rows = (-(-side // tile_size) for side in (camera.width, camera.height))
+    _, pairs, splats = _gsplat().isect_tiles(middles, radii, depths, tile_size, columns, rows)
+    return _gsplat().isect_offset_encode(pairs, len(middles), columns, rows), splats
+
+
+def _gsplat() -> ModuleType:
+    return importlib.import_module("gsplat")

@@ -45,26 +45,56 @@ def blend(
     strips: tuple[int, int] | None = None,
     skip: bool = True,
 ) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
-    """Premultiplied colour, and alpha, at (height, width) from gsplat's lists of tiles.
+    """Premultiplied colour, and alpha, at (height, width) from gsplat's projection and lists.
 
     `starts` says where each tile's list begins in `splats`, whose entries are view·n + Gaussian.
     `strips` are those of a block in x and in y, by default as many as a tile has, at most 16 pixels
     either way; a tile must hold whole blocks. With `skip` each strip is tested by itself, else the
     block.
     """
+    arrays = tuple(part.contiguous() for part in (means, conics, opacities, colors))
+    return _launched(arrays, False, len(colors) < len(means), means.shape[1], starts, splats, size,
+                     tile_size, strips, skip)  # fmt: skip
+
+
+def blend_records(
+    records: Int32[Tensor, "v n 8"],
+    starts: Int32[Tensor, "v rows columns"],
+    splats: Int32[Tensor, " pairs"],
+    size: tuple[int, int],
+    tile_size: int,
+    strips: tuple[int, int] | None = None,
+    skip: bool = True,
+) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
+    """The same from the records of `project_kernel.project`."""
+    return _launched((records,) * 4, True, False, records.shape[1], starts, splats, size, tile_size,
+                     strips, skip)  # fmt: skip
+
+
+def _launched(
+    arrays: tuple[Tensor, ...],
+    records: bool,
+    shared: bool,
+    num: int,
+    starts: Int32[Tensor, "v rows columns"],
+    splats: Int32[Tensor, " pairs"],
+    size: tuple[int, int],
+    tile_size: int,
+    strips: tuple[int, int] | None,
+    skip: bool,
+) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
     height, width = size
-    num_views, num, _ = means.shape
+    num_views, tile_rows, tile_columns = starts.shape
     side = min(tile_size, _SIDE)
     columns, rows = strips or (side // STRIP_WIDTH, side // STRIP_HEIGHT)
-    rgb = torch.empty(num_views, 3, height, width, device=means.device)
-    alpha = torch.empty(num_views, height, width, device=means.device)
+    rgb = torch.empty(num_views, 3, height, width, device=starts.device)
+    alpha = torch.empty(num_views, height, width, device=starts.device)
     per_tile = tile_size // (STRIP_WIDTH * columns) * (tile_size // (STRIP_HEIGHT * rows))
-    with torch.cuda.device_of(means):
+    with torch.cuda.device_of(starts):
         _blend[(starts.numel() * per_tile,)](
-            means.contiguous(), conics.contiguous(), opacities.contiguous(), colors.contiguous(),
-            starts.contiguous(), splats.contiguous(), rgb, alpha,
-            starts.numel(), len(splats), starts.shape[1], starts.shape[2], num, height, width,
-            SHARED=len(colors) < num_views, TILE=tile_size, COLUMNS=columns, ROWS=rows,
+            *arrays, starts.contiguous(), splats.contiguous(), rgb, alpha,
+            starts.numel(), len(splats), tile_rows, tile_columns, num, height, width,
+            RECORDS=records, SHARED=shared, TILE=tile_size, COLUMNS=columns, ROWS=rows,
             SKIP=skip, num_warps=1,
         )  # fmt: skip
     return rgb, alpha
@@ -230,16 +260,53 @@ def _loaded(
 
 @triton.jit
 @no_type_check
+def _four(first: tl.tensor, splat: tl.tensor, listed: tl.tensor) -> tuple[tl.tensor, ...]:
+    """Neighbours in memory, loaded as one vector."""
+    column = tl.arange(0, 4)
+    both = tl.load(first + splat[:, None] * 8 + column[None, :], mask=listed[:, None], other=0)
+    even, odd = tl.split(tl.reshape(both, [_LANES, 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
+
+
+@triton.jit
+@no_type_check
+def _float(bits: tl.tensor) -> tl.tensor:
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+@no_type_check
+def _half(bits: tl.tensor) -> tl.tensor:
+    return (bits & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+@no_type_check
+def _unpacked(
+    records: tl.tensor, splat: tl.tensor, listed: tl.tensor, middle_x: tl.tensor,
+    middle_y: tl.tensor,
+) -> tuple[tl.tensor, ...]:  # fmt: skip
+    """Mean, form, log2 of the opacity, and colour."""
+    x, y, a, b = _four(records, splat, listed)
+    c, peak, red, blue = _four(records + 4, splat, listed)
+    return (
+        _float(x) - middle_x, _float(y) - middle_y, _float(a), _float(b), _float(c), _float(peak),
+        _half(red), _half(red >> 16), _half(blue),
+    )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
 def _in_turn(
     states: tl.tuple, hit: tl.tensor, touched: tl.tensor, lane: tl.tensor,
     x: tl.tensor, y: tl.tensor, mean_x: tl.tensor, mean_y: tl.tensor,
-    a: tl.tensor, b: tl.tensor, c: tl.tensor, peak: tl.tensor, color: tl.tensor,
+    a: tl.tensor, b: tl.tensor, c: tl.tensor, peak: tl.tensor,
+    red: tl.tensor, green: tl.tensor, blue: tl.tensor,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """All strips after those of 32 Gaussians that hit, each shown by its lane to all lanes."""
-    red = tl.load(color, mask=hit, other=0.0)
-    green = tl.load(color + 1, mask=hit, other=0.0)
-    blue = tl.load(color + 2, mask=hit, other=0.0)
     x1 = 2.0 * a * mean_x + b * mean_y
     y1 = 2.0 * c * mean_y + b * mean_x
     one = peak - _form(a, b, c, mean_x, mean_y)
@@ -266,8 +333,8 @@ def _blend(
     starts: tl.tensor, splats: tl.tensor, rgb: tl.tensor, alpha: tl.tensor,
     num_tiles: tl.tensor, num_pairs: tl.tensor, tile_rows: tl.tensor, tile_columns: tl.tensor,
     num: tl.tensor, height: tl.tensor, width: tl.tensor,
-    SHARED: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    SKIP: tl.constexpr,
+    RECORDS: tl.constexpr, SHARED: tl.constexpr, TILE: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
 ) -> None:  # fmt: skip
     BLOCK_WIDTH: tl.constexpr = COLUMNS * _STRIP_WIDTH
     BLOCK_HEIGHT: tl.constexpr = ROWS * _STRIP_HEIGHT
@@ -291,20 +358,29 @@ def _blend(
     while (start < end) & (brightest > _MIN_TRANSMITTANCE):
         listed = start + lane < end
         splat = tl.load(splats + start + lane, mask=listed, other=0).to(tl.int64)
-        mean_x, mean_y, a, b, c, peak = _loaded(
-            means, conics, opacities, splat, listed,
-            column + 0.5 * BLOCK_WIDTH, row + 0.5 * BLOCK_HEIGHT,
-        )  # fmt: skip
+        middle_x = column + 0.5 * BLOCK_WIDTH
+        middle_y = row + 0.5 * BLOCK_HEIGHT
+        if RECORDS:
+            mean_x, mean_y, a, b, c, peak, red, green, blue = _unpacked(
+                means, splat, listed, middle_x, middle_y
+            )
+        else:
+            mean_x, mean_y, a, b, c, peak = _loaded(
+                means, conics, opacities, splat, listed, middle_x, middle_y
+            )
         touched = _touched(
             a, b, c, peak - _FAINTEST + _SLACK,
             0.5 - 0.5 * BLOCK_WIDTH - mean_x, 0.5 - 0.5 * BLOCK_HEIGHT - mean_y,
             COLUMNS, ROWS, SKIP,
         )  # fmt: skip
         hit = listed & (touched != 0)
-        if SHARED:
-            splat -= view * num
+        if not RECORDS:
+            color = colors + (splat - view * num if SHARED else splat) * 3
+            red = tl.load(color, mask=hit, other=0.0)
+            green = tl.load(color + 1, mask=hit, other=0.0)
+            blue = tl.load(color + 2, mask=hit, other=0.0)
         states = _in_turn(
-            states, hit, touched, lane, x, y, mean_x, mean_y, a, b, c, peak, colors + splat * 3,
+            states, hit, touched, lane, x, y, mean_x, mean_y, a, b, c, peak, red, green, blue,
             COLUMNS, ROWS, SKIP,
         )  # fmt: skip
         start += _LANES

@@ -4,8 +4,10 @@ The prediction is a sum over what a call without gradients keeps at its peak. V 
 at H×W pixels, stored at h×w:
 
     V·N · 64      colours 12, radii 8, means 8, depths 4, conics 12, compensation 4, opacity 4,
-                  tile counts 4 and their running sum 8; packed: 12 for the colours and 108 for
-                  each visible pair, of which `VISIBLE` are assumed
+                  tile counts 4 and their running sum 8; with our own projection 76: records of
+                  32 instead of means, conics, compensation and opacity, and middles of boxes 8;
+                  packed: 12 for the colours and 108 for each visible pair, of which `VISIBLE`
+                  are assumed
     V·N · 24 · p  sorted and unsorted keys and indices of (Gaussian, tile) pairs, of which p are
                   assumed: `PAIRS` for tiles of 16 pixels, three times as many for 8
     V·N · k       where plain torch evaluates colours: 8 for each harmonic and 96 besides
@@ -49,7 +51,8 @@ def call_bytes(
     """
     tuning = tuning or RenderTuning()
     stored = stored or camera
-    each = 12 + 108 * VISIBLE if tuning.packed else 64
+    own = tuning.fused_blend and tuning.fused_projection
+    each = 12 + 108 * VISIBLE if tuning.packed else 76 if own else 64
     each += _PAIR_BYTES * _pairs(tuning)
     each += 8 * plain_harmonics + 96 if plain_harmonics else 0
     pictures = 20 * camera.width * camera.height + 64 * stored.width * stored.height

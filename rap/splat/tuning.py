@@ -19,3 +19,5 @@ class RenderTuning:
     """On CUDA and without gradients, one Triton kernel for the colours of all views."""
     fused_blend: bool = True
     """On CUDA, unpacked and without depth or gradients, our own kernel blends; same picture."""
+    fused_projection: bool = True
+    """For `fused_blend`, our own kernel projects, too, into fewer tiles; colours in half floats."""

@@ -53,7 +53,7 @@ def tuning_of(config: ViewsConfig) -> RenderTuning:
     return RenderTuning(
         packed=config.packed, radius_clip_px=config.radius_clip_px, tile_size=config.tile_size,
         sh_degree=config.sh_degree, fused_colors=config.fused_colors,
-        fused_blend=config.fused_blend,
+        fused_blend=config.fused_blend, fused_projection=config.fused_projection,
     )  # fmt: skip
 
 

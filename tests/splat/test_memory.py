@@ -40,8 +40,10 @@ def test_the_prediction_stays_below_what_is_free(
 def test_known_size_of_a_call() -> None:
     """32 views of a million Gaussians, term by term."""
     pixels, stored = 640 * 480, 320 * 240
-    expected = 32 * (1_000_000 * (64 + 96) + 20 * pixels + 64 * stored)
+    expected = 32 * (1_000_000 * (76 + 96) + 20 * pixels + 64 * stored)
     assert memory.call_bytes(32, 1_000_000, CAMERA, STORED) == expected
+    by_gsplat = memory.call_bytes(32, 1_000_000, CAMERA, STORED, RenderTuning(fused_blend=False))
+    assert by_gsplat == expected - 32 * 1_000_000 * 12
     plain = memory.call_bytes(32, 1_000_000, CAMERA, STORED, plain_harmonics=9)
     assert plain - expected == 32 * 1_000_000 * (8 * 9 + 96)
 
