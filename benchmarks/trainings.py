@@ -31,7 +31,7 @@ TARGETS = ((0.10, 5.0), (0.05, 2.0), (0.03, 1.2))
 """Medians in metres and degrees, both to be reached at once."""
 NUM_BLOCKS, BLOCK, LEAST_BLOCKS = 2, 50, 7
 """Blocks held out, frames in each, and the blocks that a scene must have for that size."""
-PROBE_EPOCHS = 4
+PROBE_PERIODS = 3
 MIN_HEIGHT = 16
 VALIDATIONS = 60
 """In a run, about: how finely the time to a target is known."""
@@ -157,22 +157,34 @@ def _timed(config: Config, epochs: int) -> Config:
 
 
 def probe(setting: Setting, config: Config) -> Pace:
-    """How fast a row trains when everything is compiled and recorded: a run of a few epochs.
+    """How fast a row trains when everything is compiled and recorded: short runs.
 
-    With small images and with full ones, as their shares of the run are.
+    One for each phase that the row has: small images, full ones, a frozen trunk.
     """
-    share = config.train.low_resolution_share
-    short = changed(config, {
-        "train.epochs": PROBE_EPOCHS, "train.validate_every": PROBE_EPOCHS,
-        "train.save_every": PROBE_EPOCHS, "train.low_resolution_share": 0.5 if share else 0.0,
-    })  # fmt: skip
+    share, frozen = config.train.low_resolution_share, 1 - config.train.freeze_after
+    phases = {(0.0, 1.0): max(0.0, 1 - share - frozen), (1.0, 1.0): share, (0.0, 1 / 3): frozen}
+    seconds, images = 0.0, 0.0
+    for (small, learning), part in phases.items():
+        if part:
+            changes = {"train.low_resolution_share": small, "train.freeze_after": learning}
+            pace = _probe_phase(setting, changed(config, changes))
+            seconds += part * pace.seconds_per_epoch
+            images += part * pace.seconds_per_epoch * pace.images_per_s
+    return Pace(seconds, images / seconds)
+
+
+def _probe_phase(setting: Setting, config: Config) -> Pace:
+    """Of the last of three periods, each of which redraws the views."""
+    period = max(2, config.views.refresh_epochs)
+    num = PROBE_PERIODS * period
+    changes = {"train.epochs": num, "train.validate_every": num, "train.save_every": num}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "probe"
-        _train(setting, short, run)
-        records = records_of(run)
-    small, full = records[PROBE_EPOCHS // 2 - 1], records[-1]
-    seconds = share * small["seconds"] + (1 - share) * full["seconds"]
-    return Pace(seconds, full["images_per_s"] * full["seconds"] / seconds)
+        _train(setting, changed(config, changes), run)
+        records = records_of(run)[-period:]
+    seconds = sum(record["seconds"] for record in records)
+    images = sum(record["images_per_s"] * record["seconds"] for record in records)
+    return Pace(seconds / period, images / seconds)
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:

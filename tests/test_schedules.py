@@ -166,15 +166,39 @@ def test_epochs_follow_from_the_minutes_and_the_pace(
     assert len(log.read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_the_pace_is_that_of_a_real_probe(scene: Scene, share: float) -> None:
-    """Twelve photographs and two views of each make an epoch, with small images or without."""
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"train.low_resolution_share": 0.5, "train.low_resolution_height": 24},
+     {"train.freeze_after": 0.5, "train.cached_features": True}],
+)  # fmt: skip
+def test_the_pace_is_that_of_a_real_probe(scene: Scene, changes: dict[str, object]) -> None:
+    """Twelve photographs and two views of each make an epoch, in every phase."""
     config = changed(accuracy_config(CPU_SCALE, 1), parse_changes(TINY))
-    changes = {"train.low_resolution_share": share, "train.low_resolution_height": 24}
-    config = changed(config, changes | trainings.blocks_of(scene) | {"views.per_image": 2})
+    fixed = {"views.per_image": 2, "views.refresh_epochs": 2}
+    config = changed(config, changes | trainings.blocks_of(scene) | fixed)
     cpu = pick_device("cpu")
     pace = probe(Setting(scene, config, splat(scene, 200, 0, cpu), cpu), config)
     assert pace.seconds_per_epoch * pace.images_per_s == pytest.approx(36, rel=0.05)
+
+
+def test_the_pace_weighs_phases_by_their_shares(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the epochs small at 1 s, a fifth frozen at 2 s, the rest full at 4 s."""
+    config = changed(preset("seven_scenes"), {
+        "train.low_resolution_share": 0.5, "train.freeze_after": 0.8,
+    })  # fmt: skip
+    times = {(1.0, 1.0): 1.0, (0.0, 1 / 3): 2.0, (0.0, 1.0): 4.0}
+
+    def paced(_: Setting, phase: Config) -> Pace:
+        seconds = times[phase.train.low_resolution_share, phase.train.freeze_after]
+        return Pace(seconds, 100 / seconds)
+
+    monkeypatch.setattr(trainings, "_probe_phase", paced)
+    cpu = pick_device("cpu")
+    pace = probe(Setting(scene, config, splat(scene, 200, 0, cpu), cpu), config)
+    assert pace.seconds_per_epoch == pytest.approx(2.1)
+    assert pace.seconds_per_epoch * pace.images_per_s == pytest.approx(100)
 
 
 def test_shards_share_all_rows() -> None:
