@@ -42,7 +42,7 @@ def blend_problem(device: torch.device) -> str | None:
     """Why the kernel cannot run on a CUDA device, found by running it once; said in one line."""
     blob = torch.ones(1, 1, 3, device=device)
     none = torch.zeros(1, 1, 1, dtype=torch.int32, device=device)
-    one = Gaussians(blob[0], blob[0, :, [0, 1, 2, 0]], blob[0], blob[0, :, 0], blob)
+    one = Gaussians(blob[0], blob.new_ones(1, 4), blob[0], blob[0, :, 0], blob)
     camera = Camera(1.0, 1.0, 8.0, 8.0, 16, 16)
     pose = torch.eye(4, device=device)[None]
     problem = failure(
