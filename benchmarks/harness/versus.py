@@ -108,9 +108,18 @@ def expected_s(blocks: Sequence[Block], request: Request) -> float:
     """About how long a block will take: the last one's time, by the share measured again."""
     if not blocks:
         return 0.0
-    num = max(1, len(blocks[-1].head.records))
-    share = 1.0 if request.ids is None else min(1.0, len(request.ids) / num)
-    return share * blocks[-1].seconds
+    ran = [record for record in blocks[-1].head.records if record.outcome == "passed"]
+    costs = {record.id: _cost(record) for record in ran}
+    if request.ids is None or not costs:
+        return blocks[-1].seconds
+    wanted = sum(costs.get(name, max(costs.values())) for name in request.ids)
+    return min(1.0, wanted / sum(costs.values())) * blocks[-1].seconds
+
+
+def _cost(record: Record) -> float:
+    """About how much of its process a benchmark took, to be compared with the others'."""
+    rounds = record.rounds * record.metrics.get("wall_s", 0.0)
+    return record.metrics.get("first_call_s", 0.0) + rounds or 1.0
 
 
 def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:

@@ -290,6 +290,15 @@ def test_time_of_a_block_is_estimated_by_what_is_left(
     assert expected_s([], Request(0, 0, ids)) == 0.0
 
 
+def test_long_benchmarks_count_for_more() -> None:
+    """Six trainings left of a suite of kernels take most of the block again."""
+    kernels = [replace(toy(n, wall_s=0.01, first_call_s=0.1), rounds=10) for n in "abcd"]
+    trainings = replace(toy("learn", wall_s=9.2, first_call_s=9.2), rounds=1)
+    last = replace(block(0, [*kernels, trainings], [*kernels, trainings]), seconds=40.0)
+    assert expected_s([last], Request(1, 0, ("learn",))) > 35.0
+    assert expected_s([last], Request(1, 0, ("a", "b"))) < 2.0
+
+
 def test_gpu_counts_come_from_a_process_of_their_own(toys: Toys) -> None:
     """Before the first times, which also fills each arm's caches; then never again."""
     toys.run(toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True))
