@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rap.config import ConfigError
 from rap.model.activation import norm_silu
-from rap.model.recompute import recomputed
+from rap.model.recompute import cheap_again, recomputed
 
 # Width and depth multipliers: Tan & Le, "EfficientNet", ICML 2019, and its reference code.
 VARIANTS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
@@ -124,8 +124,8 @@ class Block(nn.Module):
             y = norm_silu(self.expand_norm, self.expand(y))
         y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
         squeezed = F.silu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))
-        y = y * torch.sigmoid(self.excite(squeezed))
-        y = self.project_norm(self.project(y))
+        gate = torch.sigmoid(self.excite(squeezed))
+        y = self.project_norm(cheap_again(lambda wide, gate: self.project(wide * gate), y, gate))
         if not self.residual:
             return y
         if self.training and self.drop_rate > 0:

@@ -4,7 +4,7 @@ Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Gradients ar
 is paid for with about a third more time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -27,6 +27,17 @@ def recomputed(module: nn.Module, *inputs: Any, random: bool) -> Tensor:  # noqa
     return checkpoint(
         module, *inputs, use_reentrant=False, preserve_rng_state=random, context_fn=contexts
     )
+
+
+def cheap_again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What a function gives, keeping its inputs alone: for arithmetic before one last operator.
+
+    The second pass ends before that operator, whose inputs are all that it is for. Nothing may be
+    drawn at random. A compiler finds such maps by itself, so it is given the plain form.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _contexts(

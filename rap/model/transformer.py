@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rap.model.recompute import recomputed
+from rap.model.recompute import cheap_again, recomputed
 
 MAX_CELLS = 255
 
@@ -79,14 +79,20 @@ class EncoderLayer(nn.Module):
     ) -> Float[Tensor, "b s d"]:
         """All tokens (s = t), or the first alone (s = 1), which still attends to all."""
         z = self.norm1(x)
-        q, k, v = self._project_first(z, position) if only_first else self._project(z, position)
-        x = x[:, : q.shape[1]]
+        if only_first:
+            # Normalised for itself, or a gradient of one token is filled up for all of them.
+            x = x[:, :1]
+            q, k, v = self._project_first(self.norm1(x), z, position)
+        else:
+            q, k, v = self._project(z, position)
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         rate = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         x = x + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
-        hidden = self._drop(F.gelu(self.linear1(self.norm2(x))))
-        return x + self._drop(self.linear2(hidden))
+        hidden = self.linear1(self.norm2(x))
+        if rate:
+            return x + self._drop(self.linear2(self._drop(F.gelu(hidden))))
+        return x + cheap_again(lambda wide: self.linear2(F.gelu(wide)), hidden)
 
     def _project(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One product for q, k and v, and one sum: what it gives is all that attention keeps."""
@@ -94,9 +100,12 @@ class EncoderLayer(nn.Module):
         q, k, v = (qkv + self._offset(position, qkv.dtype)).chunk(3, dim=-1)
         return q, k, v
 
-    def _project_first(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project_first(
+        self, first: Tensor, z: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A query of the first token alone."""
         weight, dim = self.qkv.weight, z.shape[-1]
-        q, kv = F.linear(z[:, :1], weight[:dim]), F.linear(z, weight[dim:])
+        q, kv = F.linear(first, weight[:dim]), F.linear(z, weight[dim:])
         offset = self._offset(position, kv.dtype)
         k, v = (kv + offset[:, dim:]).chunk(2, dim=-1)
         return q + offset[:1, :dim], k, v

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rap.config import BatchNorm, ModelConfig
+from rap.model.recompute import cheap_again
 from rap.model.regressor import Regressor, build_regressor
 
 SMALL = ModelConfig(
@@ -56,3 +57,33 @@ def test_nothing_is_computed_again_for_a_prediction() -> None:
     regressor.trunk.get_submodule("blocks.0").register_forward_hook(lambda *_: calls.append(1))
     regressor(torch.rand(1, 3, 64, 64)).translation.sum().backward()
     assert calls == [1]
+
+
+def test_what_is_cheap_is_computed_again(device: torch.device) -> None:
+    """A product before a convolution is not kept, and the convolution itself runs once."""
+    conv = torch.nn.Conv2d(8, 4, 1).to(device)
+    calls: list[int] = []
+    conv.register_forward_hook(lambda *_: calls.append(1))
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        x, gate = torch.randn(2, 8, 16, 16).to(device), torch.rand(2, 8, 1, 1).to(device)
+        inputs = x.requires_grad_(), gate.requires_grad_()
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return conv(a * b)
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = cheap_again(product, *inputs) if again else product(*inputs)
+        conv.zero_grad()
+        y.square().sum().backward()
+        assert conv.weight.grad is not None
+        found.append([y, x.grad, gate.grad, conv.weight.grad.clone()])
+    for got, want in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(got, want)
+    assert len(calls) == 2  # each way once: the second pass ends before the convolution

@@ -68,7 +68,7 @@ def test_queries_keys_and_values_are_parts_of_one_map() -> None:
     q, k, v = layer._project(x, position)
     assert {y.untyped_storage().nbytes() for y in (q, k, v)} == {3 * x.nbytes}
     assert len({y.untyped_storage().data_ptr() for y in (q, k, v)}) == 1
-    q, k, v = layer._project_first(x, position)
+    q, k, v = layer._project_first(x[:, :1], x, position)
     assert k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
     assert (q.shape[1], k.untyped_storage().nbytes()) == (1, 2 * x.nbytes)
 
