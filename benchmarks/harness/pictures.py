@@ -52,6 +52,7 @@ def picture(
         y = _axis(metric, found)
         for number, (name, line) in enumerate(shown.items()):
             _plot(axes, line, x, y, name, number)
+        _annotate(axes, points, x, y)
         if curve.logarithmic:
             _logarithmic(axes, sorted({x.factor * point.x for point in points}))
         axes.set_xlabel(x.label)
@@ -77,10 +78,20 @@ def _plot(axes: Axes, line: Sequence[Point], x: Axis, y: Axis, name: str, number
     marker = MARKERS[number // 10 % len(MARKERS)]
     axes.plot(xs, ys, linestyle=style, marker=marker, color=f"C{number % 10}", label=name,
               markersize=4)  # fmt: skip
-    for point, *place in zip(known, xs, ys, strict=True):
+
+
+def _annotate(axes: Axes, points: Sequence[Point], x: Axis, y: Axis) -> None:
+    """Each note once at an x, at the highest of the points that it holds for."""
+    known = [point for point in points if point.note and y.metric in point.record.metrics]
+    highest: dict[tuple[float, str], float] = {}
+    for point in known:
+        key, value = (x.factor * point.x, point.note), y.factor * point.record.metrics[y.metric]
+        highest[key] = max(value, highest.get(key, value))
+    middle = sum(axes.get_xlim()) / 2
+    for (at, note), value in highest.items():
         # Towards the middle, or the last one's would leave the picture.
-        left = place[0] > (min(xs) + max(xs)) / 2
-        axes.annotate(point.note, (place[0], place[1]), fontsize=7, xytext=(-4 if left else 4, 4),
+        left = at > middle
+        axes.annotate(note, (at, value), fontsize=7, xytext=(-4 if left else 4, 4),
                       ha="right" if left else "left", textcoords="offset points")  # fmt: skip
 
 

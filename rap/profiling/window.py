@@ -76,6 +76,8 @@ class WarmUp:
         first, num = f"the first took {self.times[0]:.3g} s", len(self.times)
         if self.settled:
             return f"warmed up by {num} steps, {first}; their times had settled"
+        if num <= 2 * _WINDOW:
+            return f"warmed up by {num} steps, {first}; too few to tell whether times had settled"
         return (
             f"warmed up by {num} steps, {first}; NOT settled after {_WARM_S:.0f} s: "
             f"step times still changed by {_SETTLED:.0%} or more"

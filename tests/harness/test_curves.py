@@ -140,6 +140,15 @@ def test_points_that_stand_alone_are_not_joined() -> None:
     assert axes.lines[0].get_linestyle() == "-"
 
 
+def test_a_note_is_written_once() -> None:
+    """Where lines meet at one x, at the highest of them."""
+    records = [record(8, "fp32", latency_s=0.25), record(8, "bf16", latency_s=0.25, images_per_s=90.0),
+               record(64, "fp32", latency_s=0.5)]  # fmt: skip
+    curve = Curve("step", "step", "latency_s", ("images_per_s",), along=("batch",))
+    (axes,) = picture(curve, labels(points_of(curve, records)), curve.y, "a machine").axes
+    assert [text.get_text() for text in axes.texts] == ["batch 8", "batch 64"]
+
+
 def test_long_titles_and_notes_stay_inside() -> None:
     """A title breaks its lines, and the last point's note goes to its left."""
     records = [record(8, latency_s=0.25), record(64, latency_s=0.5)]

@@ -56,4 +56,5 @@ def test_slow_steps_are_few(clock: list[float]) -> None:
     found = warmed_up(job_of(repeat(30.0), clock))
     assert len(found.times) == 2
     assert found.slow
+    assert "too few to tell whether times had settled" in str(found)
     assert not WarmUp((3.0, 0.5)).slow
