@@ -97,11 +97,11 @@ def _annotate(axes: Axes, points: Sequence[Point], x: Axis, y: Axis) -> None:
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
     """From zero, or by powers of ten where the smallest would lie on the axis."""
-    axes.margins(y=0.1)
     if min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        top = axes.dataLim.y1
+        axes.set_ylim(0, 1.1 * top if top > 0 else None)
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
