@@ -198,11 +198,18 @@ def _evaluated(
 
 @triton.jit
 @no_type_check
-def _brightest(states: tl.tuple, STRIPS: tl.constexpr) -> tl.tensor:
-    light = states[0][0]
-    for strip in tl.static_range(1, STRIPS):
-        light = tl.maximum(light, states[strip][0])
-    return tl.max(light)
+def _either(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    return a | b
+
+
+@triton.jit
+@no_type_check
+def _open(states: tl.tuple, STRIPS: tl.constexpr) -> tl.tensor:
+    """A bit for each strip in which light still passes a pixel."""
+    found = tl.zeros([_LANES], tl.int32)
+    for strip in tl.static_range(STRIPS):
+        found |= tl.where(states[strip][0] > _MIN_TRANSMITTANCE, 1 << strip, 0)
+    return tl.reduce(found, 0, _either)
 
 
 @triton.jit
@@ -354,8 +361,8 @@ def _blend(
     end = num_pairs
     if tile + 1 < num_tiles:
         end = tl.load(starts + tile + 1)
-    brightest = 1.0
-    while (start < end) & (brightest > _MIN_TRANSMITTANCE):
+    still_open = _open(states, COLUMNS * ROWS)
+    while (start < end) & (still_open != 0):
         listed = start + lane < end
         splat = tl.load(splats + start + lane, mask=listed, other=0).to(tl.int64)
         middle_x = column + 0.5 * BLOCK_WIDTH
@@ -373,6 +380,8 @@ def _blend(
             0.5 - 0.5 * BLOCK_WIDTH - mean_x, 0.5 - 0.5 * BLOCK_HEIGHT - mean_y,
             COLUMNS, ROWS, SKIP,
         )  # fmt: skip
+        if SKIP:
+            touched &= still_open
         hit = listed & (touched != 0)
         if not RECORDS:
             color = colors + (splat - view * num if SHARED else splat) * 3
@@ -384,5 +393,5 @@ def _blend(
             COLUMNS, ROWS, SKIP,
         )  # fmt: skip
         start += _LANES
-        brightest = _brightest(states, COLUMNS * ROWS)
+        still_open = _open(states, COLUMNS * ROWS)
     _store(states, rgb, alpha, view, column, row, height, width, lane, COLUMNS, ROWS)
