@@ -93,6 +93,11 @@ def _convolve(conv: nn.Conv2d, images: Tensor) -> Tensor:
     return conv(images)
 
 
+def _project_gated(wide: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution of a product."""
+    return F.conv2d(wide * gate, weight, bias)
+
+
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
 
@@ -125,7 +130,8 @@ class Block(nn.Module):
         y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
         squeezed = F.silu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))
         gate = torch.sigmoid(self.excite(squeezed))
-        y = self.project_norm(cheap_again(lambda wide, gate: self.project(wide * gate), y, gate))
+        y = cheap_again(_project_gated, y, gate, self.project.weight, self.project.bias)
+        y = self.project_norm(y)
         if not self.residual:
             return y
         if self.training and self.drop_rate > 0:

@@ -29,11 +29,12 @@ def recomputed(module: nn.Module, *inputs: Any, random: bool) -> Tensor:  # noqa
     )
 
 
-def cheap_again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def cheap_again(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """What a function gives, keeping its inputs alone: for arithmetic before one last operator.
 
-    The second pass ends before that operator, whose inputs are all that it is for. Nothing may be
-    drawn at random. A compiler finds such maps by itself, so it is given the plain form.
+    The second pass ends before that operator, whose inputs are all that it is for. Weights are
+    inputs, too, or autocast would cast them again. Nothing may be drawn at random. A compiler finds
+    such maps by itself, so it is given the plain form.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)

@@ -92,7 +92,7 @@ class EncoderLayer(nn.Module):
         hidden = self.linear1(self.norm2(x))
         if rate:
             return x + self._drop(self.linear2(self._drop(F.gelu(hidden))))
-        return x + cheap_again(lambda wide: self.linear2(F.gelu(wide)), hidden)
+        return x + cheap_again(_linear_of_gelu, hidden, self.linear2.weight, self.linear2.bias)
 
     def _project(self, z: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One product for q, k and v, and one sum: what it gives is all that attention keeps."""
@@ -117,6 +117,10 @@ class EncoderLayer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def _linear_of_gelu(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(F.gelu(hidden), weight, bias)
 
 
 class Encoder(nn.Module):
