@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_artifact_is_read_back(onnx_file: Path, checkpoint: Checkpoint) -> None:
     off = off_regressor(artifact, checkpoint, _images(20))
     assert float(off.translation_m.max()) < 1e-4
     assert float(off.rotation_deg.max()) < 0.05
+
+
+def test_onnx_runtime_takes_torchs_threads(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every core of the machine, whatever OMP_NUM_THREADS says."""
+    runtime = pytest.importorskip("onnxruntime")
+    session = Mock(wraps=runtime.InferenceSession)
+    monkeypatch.setattr(runtime, "InferenceSession", session)
+    load_artifact(onnx_file, CPU)
+    options = session.call_args.args[1]
+    assert options.intra_op_num_threads == torch.get_num_threads()
 
 
 def test_no_norm_is_left_in_the_file(onnx_file: Path) -> None:

@@ -101,6 +101,26 @@ def test_a_size_that_the_host_has_no_memory_for_is_not_tried() -> None:
     assert curve.stopped == "batch size 512: about 0.5 GiB are needed, 0.1 are free"
 
 
+@pytest.mark.cuda
+def test_the_gpu_says_what_it_holds_and_where_it_ends() -> None:
+    """The allocator's peak of each size, until it refuses; nothing of it stays."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    device = torch.device("cuda")
+
+    def make(size: int) -> Job:
+        def work() -> torch.Tensor:
+            return torch.ones(size, 2**28, device=device).sum()
+
+        return Job("sums", device, (Part("step", work),), size, "images")
+
+    curve = batch_curve("sums", make, [1, 2, 2**12], lambda: None)
+    assert [one.batch_size for one in curve.points] == [1, 2]
+    assert all(one.peak_bytes >= one.batch_size * 2**30 for one in curve.points)
+    assert curve.stopped.startswith("batch size 4096: out of memory")
+    assert torch.cuda.memory_allocated() < 2**30
+
+
 def test_free_memory_is_read(tmp_path: Path) -> None:
     """From the kernel's table; unknown where there is none."""
     table = tmp_path / "meminfo"

@@ -145,3 +145,7 @@ def test_gpu_profile_counts_kernels_and_writes_a_snapshot(tmp_path: Path) -> Non
     assert summary.phases[0].peak_bytes > 2 * values.nbytes
     assert (tmp_path / "memory.pickle").stat().st_size > 0
     assert summary.power is not None
+    assert summary.allocator is not None
+    assert (
+        summary.allocator.reserved_bytes >= summary.allocator.allocated_bytes >= 2 * values.nbytes
+    )
