@@ -121,6 +121,29 @@ def test_a_recording_that_breaks_off_leaves_nothing(
     )
 
 
+@pytest.mark.cuda
+def test_after_a_broken_recording_numbers_can_be_drawn(checkpoint: Checkpoint) -> None:
+    """And another network can be recorded: neither generator nor stream waits for the end."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    regressor = checkpoint.regressor.cuda()
+    locate = Localizer(regressor, checkpoint.camera, execution="graphed")
+    features, *_ = locate._parts
+
+    def reading(images: torch.Tensor) -> list[torch.Tensor]:
+        assert float(images.float().sum()) > 0
+        return features(images)
+
+    locate._parts = (reading, *locate._parts[1:])
+    found = locate(_images(1))
+    assert locate.runs == "eager"
+    assert "captur" in locate.why
+    torch.rand(3, device="cuda")
+    again = Localizer(regressor, checkpoint.camera, execution="graphed")
+    torch.testing.assert_close(again(_images(1)), found, atol=1e-4, rtol=1e-4)
+    assert again.runs == "graphed"
+
+
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
     """Before any work, with what is accepted."""
     with pytest.raises(ConfigError, match=r"'graphed' needs a CUDA device, not cpu; use eager or"):
