@@ -160,3 +160,28 @@ def test_photographs_alone_are_turned_and_their_poses_with_them(
         at_same_pose = (a.world_from_camera == b.world_from_camera).flatten(1).all(1).tolist()
         assert same == at_same_pose == [False] * 4 + [True] * 12
         assert torch.equal(a.world_from_camera[:, :3, 3], b.world_from_camera[:, :3, 3])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_host_waits_for_nothing(
+    tiny_scene: Scene, tiny_splat: Gaussians, config: Config, cached: bool
+) -> None:
+    """Small images, turned and augmented photographs, a cache that is filled: all is queued."""
+    config = set_train(
+        config, cached_features=cached, low_resolution_share=0.5, low_resolution_height=32,
+        turn_deg=5.0, augment=1.0,
+    )  # fmt: skip
+    device = torch.device("cuda")
+    found = prepare(tiny_scene, tiny_splat, config, device)
+    draw_views(found, config, 0)
+    network = build_regressor(config.model, 3).to(device).train()
+    given(Inputs(network, found, config), 1)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for epoch in (0, 1, 2):
+            given(Inputs(network, found, config), epoch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
