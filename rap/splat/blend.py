@@ -20,6 +20,10 @@ from rap.splat.gaussians import Gaussians
 from rap.splat.kernels import failure
 from rap.splat.tuning import RenderTuning
 
+TILE = (32, 16)
+"""Pixels in x and in y of a tile where our own kernel projects. 32 views of 640 x 480 then have
+sorting keys of 48 bits, which the sort takes in 6 passes of 8; squares of 16 need a seventh."""
+
 
 def can_blend(
     gaussians: Gaussians, colors: Float[Tensor, "#v n 3"], camera_from_world: Float[Tensor, "v 4 4"]
@@ -47,12 +51,12 @@ def blend_problem(device: torch.device) -> str | None:
     pose = torch.eye(4, device=device)[None]
     problem = failure(
         "rap.splat.project_kernel",
-        lambda kernel: kernel.project(one, blob, camera, pose, True, 0.0, 16),
+        lambda kernel: kernel.project(one, blob, camera, pose, True, 0.0, TILE),
     ) or failure(
         "rap.splat.blend_kernel",
         lambda kernel: (
-            kernel.blend(blob[..., :2], blob, blob[..., 0], blob, none, none[0, 0], (16, 16), 16),
-            kernel.blend_records(blob.new_zeros(1, 1, 8).int(), none, none[0, 0], (16, 16), 16),
+            kernel.blend(blob[..., :2], blob, blob[..., 0], blob, none, none[0, 0], TILE, TILE),
+            kernel.blend_records(blob.new_zeros(1, 1, 8).int(), none, none[0, 0], TILE, TILE),
         ),
     )
     if problem is not None:
@@ -75,11 +79,10 @@ def draw(
     if tuning.fused_projection:
         project_kernel = importlib.import_module("rap.splat.project_kernel")
         records, middles, radii, depths = project_kernel.project(
-            gaussians, colors, camera, camera_from_world, antialiased, tuning.radius_clip_px,
-            tuning.tile_size,
-        )  # fmt: skip
-        lists = _lists(middles, radii, depths, camera, tuning.tile_size)
-        return blend_kernel.blend_records(records, *lists, size, tuning.tile_size)
+            gaussians, colors, camera, camera_from_world, antialiased, tuning.radius_clip_px, TILE
+        )
+        lists = _lists(middles, radii, depths, 2, _num_tiles(camera, TILE))
+        return blend_kernel.blend_records(records, *lists, size, TILE)
     num_views, opacities = len(camera_from_world), gaussians.opacities
     radii, means, depths, conics, compensation = _gsplat().fully_fused_projection(
         gaussians.means, None, gaussians.quats, gaussians.scales, camera_from_world.contiguous(),
@@ -87,24 +90,28 @@ def draw(
         eps2d=reference.BLUR_PX2, near_plane=reference.NEAR_M, radius_clip=tuning.radius_clip_px,
         calc_compensations=antialiased, opacities=opacities,
     )  # fmt: skip
-    lists = _lists(means, radii, depths, camera, tuning.tile_size)
+    tile = (tuning.tile_size, tuning.tile_size)
+    lists = _lists(means, radii, depths, tuning.tile_size, _num_tiles(camera, tile))
     opacities = opacities.expand(num_views, -1)
     if compensation is not None:
         opacities = opacities * compensation
-    return blend_kernel.blend(means, conics, opacities, colors, *lists, size, tuning.tile_size)
+    return blend_kernel.blend(means, conics, opacities, colors, *lists, size, tile)
+
+
+def _num_tiles(camera: Camera, tile: tuple[int, int]) -> tuple[int, int]:
+    return -(-camera.width // tile[0]), -(-camera.height // tile[1])
 
 
 def _lists(
     middles: Float[Tensor, "v n 2"],
     radii: Int[Tensor, "v n 2"],
     depths: Float[Tensor, "v n"],
-    camera: Camera,
     tile_size: int,
+    num_tiles: tuple[int, int],
 ) -> tuple[Int[Tensor, "v rows columns"], Int[Tensor, " pairs"]]:
     """Where each tile's list begins, and the lists, nearest first: view·n + Gaussian."""
-    columns, rows = (-(-side // tile_size) for side in (camera.width, camera.height))
-    _, pairs, splats = _gsplat().isect_tiles(middles, radii, depths, tile_size, columns, rows)
-    return _gsplat().isect_offset_encode(pairs, len(middles), columns, rows), splats
+    _, pairs, splats = _gsplat().isect_tiles(middles, radii, depths, tile_size, *num_tiles)
+    return _gsplat().isect_offset_encode(pairs, len(middles), *num_tiles), splats
 
 
 def _gsplat() -> ModuleType:

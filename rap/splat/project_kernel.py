@@ -42,14 +42,16 @@ def project(
     camera_from_world: Float32[Tensor, "v 4 4"],
     antialiased: bool,
     radius_clip_px: float,
-    tile_size: int,
+    tile: tuple[int, int],
 ) -> tuple[
     Int32[Tensor, "v n 8"], Float32[Tensor, "v n 2"], Int32[Tensor, "v n 2"], Float32[Tensor, "v n"]
 ]:
     """Records for `blend_records`, and for gsplat's lists: middles and radii of boxes, depths.
 
     A record holds the mean, the form that is subtracted from log2 of the opacity, that, and the
-    colour in three halves. Where a radius is 0 nothing is seen, and nothing else is written.
+    colour in three halves. Boxes are given as for square tiles of two pixels, so that a `tile` may
+    have any number of pixels in x and in y. Where a radius is 0 nothing is seen, and nothing else
+    is written.
     """
     num, num_views = gaussians.num, len(camera_from_world)
     shape, device = (num_views, num), gaussians.means.device
@@ -66,7 +68,8 @@ def project(
             num, num_views, camera.width, camera.height,
             float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy),
             float(radius_clip_px), SHARED=len(colors) < num_views, ANTIALIASED=antialiased,
-            TILE=tile_size, GAUSSIANS=_GAUSSIANS, VIEWS=_VIEWS, num_warps=_GAUSSIANS // 32,
+            TILE_WIDTH=tile[0], TILE_HEIGHT=tile[1], GAUSSIANS=_GAUSSIANS, VIEWS=_VIEWS,
+            num_warps=_GAUSSIANS // 32,
         )  # fmt: skip
     return records, middles, radii, depths
 
@@ -187,8 +190,8 @@ def _project(
     radii: tl.tensor, depths: tl.tensor, num: tl.tensor, num_views: tl.tensor,
     width: tl.tensor, height: tl.tensor, fx: tl.tensor, fy: tl.tensor, cx: tl.tensor,
     cy: tl.tensor, clip: tl.tensor,
-    SHARED: tl.constexpr, ANTIALIASED: tl.constexpr, TILE: tl.constexpr,
-    GAUSSIANS: tl.constexpr, VIEWS: tl.constexpr,
+    SHARED: tl.constexpr, ANTIALIASED: tl.constexpr, TILE_WIDTH: tl.constexpr,
+    TILE_HEIGHT: tl.constexpr, GAUSSIANS: tl.constexpr, VIEWS: tl.constexpr,
 ) -> None:  # fmt: skip
     index = tl.program_id(0) * GAUSSIANS + tl.arange(0, GAUSSIANS)
     inside = index < num
@@ -210,16 +213,13 @@ def _project(
         color = index if SHARED else row
         seen, form = _footprint(across, down, opacity, clip, ANTIALIASED)
         seen &= inside & (depth >= _NEAR)
-        left, right = _tiles(across[3], form[4], width, TILE)
-        top, bottom = _tiles(down[3], form[5], height, TILE)
+        left, right = _tiles(across[3], form[4], width, TILE_WIDTH)
+        top, bottom = _tiles(down[3], form[5], height, TILE_HEIGHT)
         seen &= (left < right) & (top < bottom)
-        HALF: tl.constexpr = TILE // 2
-        wide = tl.where(seen, (right - left) * HALF, 0)
-        high = tl.where(seen, (bottom - top) * HALF, 0)
-        _store_two(radii, row, inside, wide, high)
-        middle_x = ((right + left) * HALF).to(tl.float32)
-        middle_y = ((bottom + top) * HALF).to(tl.float32)
-        _store_two(middles, row, seen, middle_x, middle_y)
+        _store_two(
+            radii, row, inside, tl.where(seen, right - left, 0), tl.where(seen, bottom - top, 0)
+        )
+        _store_two(middles, row, seen, (right + left).to(tl.float32), (bottom + top).to(tl.float32))
         tl.store(depths + row, depth, mask=seen)
         red = tl.load(colors + color * 3, mask=seen, other=0.0)
         green = tl.load(colors + color * 3 + 1, mask=seen, other=0.0)

@@ -12,7 +12,7 @@ class RenderTuning:
     radius_clip_px: float = 0.0
     """Leave out Gaussians whose footprint reaches no farther than this in x and in y; not exact."""
     tile_size: int = 16
-    """Pixels along a tile's side, 8, 16 or 32; same picture."""
+    """Pixels along a tile's side, 8 or 16, where gsplat projects; same picture."""
     sh_degree: int | None = None
     """Evaluate the harmonics only to this degree; none: all that are stored. Not exact."""
     fused_colors: bool = True

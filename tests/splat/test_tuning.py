@@ -63,9 +63,10 @@ def cloud(device: torch.device, num: int = 3000) -> Gaussians:
 @pytest.mark.parametrize("with_depth", [True, False])
 @pytest.mark.parametrize(
     "tuning",
-    [RenderTuning(packed=True), RenderTuning(tile_size=8), RenderTuning(packed=True, tile_size=8),
-     RenderTuning(fused_colors=False)],
-    ids=["packed", "tiles", "both", "torch_colors"],
+    [RenderTuning(packed=True), RenderTuning(tile_size=8, fused_blend=False),
+     RenderTuning(packed=True, tile_size=8), RenderTuning(fused_colors=False),
+     RenderTuning(fused_blend=False), RenderTuning(fused_projection=False)],
+    ids=["packed", "tiles", "both", "torch_colors", "gsplat_blend", "gsplat_projection"],
 )  # fmt: skip
 def test_exact_tunings_keep_picture_alpha_and_depth(tuning: RenderTuning, with_depth: bool) -> None:
     """At least 50 dB from the plain call, over a background."""

@@ -29,7 +29,7 @@ from rap.synthesis.drawing import (
 )
 
 CAMERA = Camera(80.0, 80.0, 32.0, 24.0, 64, 48)
-PLAIN = ViewsConfig(fused_colors=False, morton_order=False)
+PLAIN = ViewsConfig(fused_colors=False, fused_blend=False, morton_order=False)
 
 
 def some_gaussians(device: torch.device, num: int = 400) -> Gaussians:
@@ -182,8 +182,9 @@ def psnr(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize(
     "switch",
     [{"packed": True}, {"tile_size": 8}, {"fused_colors": True}, {"morton_order": True},
+     {"fused_blend": True}, {"fused_blend": True, "fused_projection": False},
      {"packed": True, "tile_size": 8, "fused_colors": True, "morton_order": True}],
-    ids=["packed", "tiles", "fused", "morton", "all"],
+    ids=["packed", "tiles", "fused", "morton", "blend", "blend_only", "packed_and_more"],
 )  # fmt: skip
 def test_exact_switches_keep_the_picture(switch: dict[str, Any]) -> None:
     """At least 50 dB from each view drawn alone by the plain call."""
