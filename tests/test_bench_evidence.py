@@ -1,14 +1,17 @@
 """What benchmarks check a path by: counts that see it, and filters that reject what they say."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor import cpp_builder, exc
 
 from benchmarks import clouds, filters, paths
 from benchmarks.bench_epoch import as_filtered, draws
 from benchmarks.bench_infer_artifact import CASES as ARTIFACTS
+from benchmarks.bench_infer_artifact import why_not_compiled
 from benchmarks.bench_train_step import CASES as STEPS
 from benchmarks.bench_train_step import passes
 from rap.camera import Camera
@@ -39,6 +42,14 @@ def test_calls_of_methods_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = paths.count_calls(monkeypatch, Session, "run")
     assert Session().run(2) == 3
     assert calls.num == 1
+
+
+def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is exported for it."""
+    cpu = torch.device("cpu")
+    assert why_not_compiled(cpu) == "" or "compiler" in why_not_compiled(cpu)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", Mock(side_effect=exc.InvalidCxxCompiler))
+    assert why_not_compiled(cpu).startswith("AOTInductor finds no C++ compiler: ")
 
 
 def test_passes_of_a_network_are_counted() -> None:
