@@ -128,7 +128,8 @@ class Block(nn.Module):
         if self.expand is not None and self.expand_norm is not None:
             y = norm_silu(self.expand_norm, self.expand(y))
         y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
-        squeezed = F.silu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))
+        # As adaptive_avg_pool2d, whose gradient takes a detour over strides.
+        squeezed = F.silu(self.squeeze(y.mean((2, 3), keepdim=True)))
         gate = torch.sigmoid(self.excite(squeezed))
         y = cheap_again(_project_gated, y, gate, self.project.weight, self.project.bias)
         y = self.project_norm(y)
