@@ -125,8 +125,9 @@ def _too_much(points: Sequence[Point], size: int, free: int | None) -> str:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """The GPU's allocator has a type of error for it, the host's a text."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """The GPU's allocator has a type of error for it; host, driver and libraries have texts."""
+    texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def _first_sentence(error: RuntimeError) -> str:
