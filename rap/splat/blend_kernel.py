@@ -250,17 +250,20 @@ def _store(
 @triton.jit
 @no_type_check
 def _loaded(
-    means: tl.tensor, conics: tl.tensor, opacities: tl.tensor, splat: tl.tensor,
+    means: tl.tensor, conics: tl.tensor, opacities: tl.tensor, color: tl.tensor, splat: tl.tensor,
     listed: tl.tensor, middle_x: tl.tensor, middle_y: tl.tensor,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
-    """Mean, from the middle, and the form that is subtracted from log2 of the opacity."""
+    """Mean, from the middle; the form that is subtracted from log2 of the opacity; that; colour."""
     x = tl.load(means + splat * 2, mask=listed, other=0.0) - middle_x
     y = tl.load(means + splat * 2 + 1, mask=listed, other=0.0) - middle_y
     a = tl.load(conics + splat * 3, mask=listed, other=1.0) * _HALF_LOG2_E
     b = tl.load(conics + splat * 3 + 1, mask=listed, other=0.0) * (2.0 * _HALF_LOG2_E)
     c = tl.load(conics + splat * 3 + 2, mask=listed, other=1.0) * _HALF_LOG2_E
     peak = tl.log2(tl.load(opacities + splat, mask=listed, other=1.0))
-    return x, y, a, b, c, peak
+    red = tl.load(color, mask=listed, other=0.0)
+    green = tl.load(color + 1, mask=listed, other=0.0)
+    blue = tl.load(color + 2, mask=listed, other=0.0)
+    return x, y, a, b, c, peak, red, green, blue
 
 
 @triton.jit
@@ -293,7 +296,7 @@ def _unpacked(
     records: tl.tensor, splat: tl.tensor, listed: tl.tensor, middle_x: tl.tensor,
     middle_y: tl.tensor,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
-    """Mean, form, log2 of the opacity, and colour."""
+    """The same from a record."""
     x, y, a, b = _four(records, splat, listed)
     c, peak, red, blue = _four(records + 4, splat, listed)
     return (
@@ -367,13 +370,11 @@ def _blend(
         middle_x = column + 0.5 * BLOCK_WIDTH
         middle_y = row + 0.5 * BLOCK_HEIGHT
         if RECORDS:
-            mean_x, mean_y, a, b, c, peak, red, green, blue = _unpacked(
-                means, splat, listed, middle_x, middle_y
-            )
+            loaded = _unpacked(means, splat, listed, middle_x, middle_y)
         else:
-            mean_x, mean_y, a, b, c, peak = _loaded(
-                means, conics, opacities, splat, listed, middle_x, middle_y
-            )
+            color = colors + (splat - view * num if SHARED else splat) * 3
+            loaded = _loaded(means, conics, opacities, color, splat, listed, middle_x, middle_y)
+        mean_x, mean_y, a, b, c, peak, red, green, blue = loaded
         touched = _touched(
             a, b, c, peak - _FAINTEST + _SLACK,
             0.5 - 0.5 * BLOCK_WIDTH - mean_x, 0.5 - 0.5 * BLOCK_HEIGHT - mean_y,
@@ -382,11 +383,6 @@ def _blend(
         if SKIP:
             touched &= still_open
         hit = listed & (touched != 0)
-        if not RECORDS:
-            color = colors + (splat - view * num if SHARED else splat) * 3
-            red = tl.load(color, mask=hit, other=0.0)
-            green = tl.load(color + 1, mask=hit, other=0.0)
-            blue = tl.load(color + 2, mask=hit, other=0.0)
         states = _in_turn(
             states, hit, touched, lane, x, y, mean_x, mean_y, a, b, c, peak, red, green, blue,
             COLUMNS, ROWS, SKIP,
