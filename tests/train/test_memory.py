@@ -71,6 +71,20 @@ def test_shapes_alone_tell_what_a_real_step_holds(
     assert found.state > 2 * weights + 2 * trained
 
 
+def test_a_tensor_counts_once_and_until_it_ends() -> None:
+    """Views are part of it; sizes are rounded up as the allocator does; the peak remains."""
+    with Alive() as alive:
+        first = torch.zeros(2**18 + 1)
+        part = first[5:].view(-1)
+        assert (alive.now, alive.num_large) == (2**20 + 512, 1)
+        second = torch.zeros(100)
+        del first
+        assert alive.now == 2**20 + 512 + 512  # the part holds all of it
+        del part, second
+        assert alive.now == 0
+    assert alive.peak == 2**20 + 1024
+
+
 def test_many_micro_batches_are_as_two(tiny_config: Config) -> None:
     """Half as many images at once need less, in proportion; a third part needs nothing new."""
     of = [footprint(changed(tiny_config, micro_batches=num), 48, 64) for num in (2, 4)]
