@@ -102,7 +102,7 @@ def bench_infer(
         result.check(off_m > ROUNDING_M, f"fp32 in disguise: off by {off_m:.1e} m only")
 
 
-@pytest.mark.parametrize("execution", axis(["eager"], cuda=["graphed", "compiled+graphed"]))
+@pytest.mark.parametrize("execution", axis(["eager"], cuda=["graphed"], full=["compiled+graphed"]))
 def bench_infer_latency(
     measure: Measure, device: torch.device, scale: Scale, scene: Scene, execution: InferExecution
 ) -> None:

@@ -55,7 +55,6 @@ ROWS: dict[str, dict[str, object]] = {
     "views-1": {"views.per_image": 1, "weights.view": 1.0},
     "views-7": {"views.per_image": 7, "weights.view": 7.0},
     "no-dropout": {"model.dropout": 0.0, "model.drop_connect": 0.0},
-    "turned": {"train.turn_deg": 8.0},
     "no-augment": {"train.augment": 0.0},
 }
 """Changes of the preset by name, one switch each; small images have half the height.

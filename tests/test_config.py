@@ -36,7 +36,6 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "curriculum_share": UNIT,
     "low_resolution_share": UNIT,
     "freeze_after": UNIT,
-    "turn_deg": st.floats(0.0, 30.0),
     "sh_degree": st.integers(0, 3),
     "micro_batches": st.just(1),  # must divide the batch size
     # not all terms may have weight 0
@@ -210,7 +209,6 @@ def test_written_toml_is_readable_by_others() -> None:
             "[train]\nlow_resolution_height = 8\n",
             r"train\.low_resolution_height = 8 must be at least 16",
         ),
-        ("[train]\nturn_deg = 31\n", r"train\.turn_deg = 31\.0 must be from 0 to 30"),
         ("[train]\nema_decay = 1.0\n", r"train\.ema_decay = 1\.0 must be at least 0 and below 1"),
         ("[train]\nvalidation_fraction = 1\n", r"train\.validation_fraction = 1\.0 must be at le"),
         ("[train]\nvalidation_fraction = nan\n", r"train\.validation_fraction = nan must be at le"),

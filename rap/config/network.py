@@ -12,9 +12,6 @@ FeatureLoss = Literal["vicreg", "triplet", "ntxent", "mse"]
 Schedule = Literal["constant", "one_cycle", "plateau"]
 Execution = Literal["eager", "compiled", "graphed", "compiled+graphed"]
 
-MAX_TURN_DEG = 30
-"""A turn of photographs that still leaves much of them."""
-
 
 @dataclass(frozen=True)
 class ImageConfig:
@@ -139,9 +136,6 @@ class TrainConfig:
     """Largest share of light lost in the corners, drawn for each image; 0: off."""
     augment_blur_px: float = 0.0
     """Largest deviation of a Gaussian blur in pixels of the network's image; 0: off."""
-    turn_deg: float = 0.0
-    """Largest turn of a photograph about its camera in degrees, with its pose; 0: off. Exact but
-    for what lay outside, which is mirrored."""
     precision: Precision = "fp32"
     """Arithmetic of the trunk and the transformers; heads and losses are always fp32."""
     execution: Execution = "eager"
@@ -172,6 +166,5 @@ class TrainConfig:
         at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
         at_least(self, "train", 0, "validation_block")
         at_least(self, "train", 16, "low_resolution_height")
-        in_range(self, "train", 0, MAX_TURN_DEG, "turn_deg")
         in_range(self, "train", 0, 1, "augment_vignette", "low_resolution_share", "freeze_after")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)

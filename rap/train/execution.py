@@ -19,7 +19,6 @@ from torch import Tensor
 from rap import log
 from rap.config import Config, Execution
 from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory, side_stream
-from rap.model.regressor import Regressor
 from rap.train.batches import Batch
 from rap.train.distributed import Ranks
 from rap.train.step import Comparison, Learner, Terms, compare, optimise, set_controls, step
@@ -93,7 +92,7 @@ class Runner:
     def _try_compiler(self, batch: Batch) -> None:
         """Compile for these shapes; where that fails, no step is compiled from now on."""
         if self._learner.compare is compare:
-            self._learner.compare = compiled_compare(self._learner.regressor)
+            self._learner.compare = compiled_compare()
         try:
             with kept_state(self._learner, self._device), many_variants(), alone(self._learner):
                 step(self._learner, batch, self._config)
@@ -128,7 +127,7 @@ def chosen_by_timing(wanted: bool) -> Iterator[None]:
         cudnn.benchmark = before
 
 
-def compiled_compare(_regressor: Regressor) -> Comparison:
+def compiled_compare() -> Comparison:
     """Network and losses, forward and backward, compiled for one shape as one graph."""
     return torch.compile(compare, dynamic=False, fullgraph=True)
 

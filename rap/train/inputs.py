@@ -7,6 +7,7 @@ keep theirs until the next redraw.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,7 +20,6 @@ from rap.model.precision import precision_scope
 from rap.model.regressor import Regressor
 from rap.synthesis.augment import augmented
 from rap.synthesis.drawing import shrunk
-from rap.synthesis.turning import turned
 from rap.train.banks import Material, drawn_in
 from rap.train.batches import Batch, FeatureBank, FeatureBanks, batches, epoch_generator
 from rap.train.distributed import current
@@ -53,29 +53,12 @@ class Inputs:
         purpose = current().purpose("augment")
         generator = epoch_generator(config.train.seed, epoch, purpose, device)
         for batch in batches(material.banks, indices, per_image, num_workers):
-            images = shrunk(batch.images, camera.height, camera.width)
-            images, poses = self._turned(
-                images, batch.world_from_camera, batch.sizes["pose"], camera, generator
+            images = augmented(
+                shrunk(batch.images, camera.height, camera.width), config.train, generator
             )
-            images = augmented(images, config.train, generator)
             if frozen:
                 images = trunk_features(self._regressor, images, config)
-            yield Batch(images, poses, batch.sizes)
-
-    def _turned(
-        self,
-        images: Float[Tensor, "b 3 h w"],
-        poses: Float[Tensor, "b 4 4"],
-        num: int,
-        camera: Camera,
-        generator: torch.Generator,
-    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 4 4"]]:
-        """The images, the first `num` of them photographs that are turned if that is wanted."""
-        most = self._config.train.turn_deg
-        if not most or not num:
-            return images, poses
-        new, at = turned(images[:num], poses[:num], camera, most, generator)
-        return torch.cat([new, images[num:]]), torch.cat([at, poses[num:]])
+            yield replace(batch, images=images)
 
     def _cache(self, epoch: int, camera: Camera) -> FeatureBanks:
         """Features of all images, computed anew when views were redrawn or the size has changed."""
@@ -87,9 +70,7 @@ class Inputs:
             generator = epoch_generator(self._config.train.seed, drawn, "cache", device)
             banks = self._material.banks
             photographs, *others = (
-                None
-                if bank is None
-                else self._features_of(bank, bank is banks.photographs, camera, generator)
+                None if bank is None else self._features_of(bank, camera, generator)
                 for bank in (banks.photographs, banks.rendered, banks.views)
             )
             assert photographs is not None
@@ -98,18 +79,15 @@ class Inputs:
         return self._cached
 
     def _features_of(
-        self, bank: ImageBank, photographs: bool, camera: Camera, generator: torch.Generator
+        self, bank: ImageBank, camera: Camera, generator: torch.Generator
     ) -> FeatureBank:
         home = bank.device if bank.resident else torch.device("cpu")
-        found, poses = [], []
+        found = []
         for index in torch.arange(bank.num, device=home).split(CACHED_AT_ONCE):
             images = shrunk(bank.batch(index), camera.height, camera.width)
-            at = bank.poses.index_select(0, index.to(bank.device))
-            images, at = self._turned(images, at, len(index) * photographs, camera, generator)
             images = augmented(images, self._config.train, generator)
             found.append(trunk_features(self._regressor, images, self._config))
-            poses.append(at)
-        return FeatureBank(torch.cat(found), torch.cat(poses), bank.device)
+        return FeatureBank(torch.cat(found), bank.poses, bank.device)
 
 
 @torch.no_grad()

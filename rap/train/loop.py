@@ -37,7 +37,7 @@ from rap.train.keeping import Keeper, Writer
 from rap.train.memory import announce, out_of_memory_explained
 from rap.train.schedule import image_height, learning_rate_factor
 from rap.train.state import Progress, load_state
-from rap.train.step import Learner, build_learner, needs_features
+from rap.train.step import Learner, build_learner
 
 PLATEAU_PATIENCE = 50
 PLATEAU_FACTOR = 0.95
@@ -284,11 +284,6 @@ def _check_settings(config: Config, device: torch.device) -> None:
         raise ConfigError(
             f"train.low_resolution_height = {small} must be at most image.height = "
             f"{config.image.height}, or train.low_resolution_share 0"
-        )
-    if train.turn_deg and needs_features(config.weights):
-        raise ConfigError(
-            f"train.turn_deg = {train.turn_deg} turns photographs away from their renderings, with "
-            "which weights.feature and weights.adversarial compare them: set those to 0, or it"
         )
     _check_freezing(config)
     if config.model.batch_norm == "frozen":

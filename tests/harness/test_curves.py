@@ -142,8 +142,11 @@ def test_points_that_stand_alone_are_not_joined() -> None:
 
 def test_a_note_is_written_once() -> None:
     """Where lines meet at one x, at the highest of them."""
-    records = [record(8, "fp32", latency_s=0.25), record(8, "bf16", latency_s=0.25, images_per_s=90.0),
-               record(64, "fp32", latency_s=0.5)]  # fmt: skip
+    records = [
+        record(8, "fp32", latency_s=0.25),
+        record(8, "bf16", latency_s=0.25, images_per_s=90.0),
+        record(64, "fp32", latency_s=0.5),
+    ]
     curve = Curve("step", "step", "latency_s", ("images_per_s",), along=("batch",))
     (axes,) = picture(curve, labels(points_of(curve, records)), curve.y, "a machine").axes
     assert [text.get_text() for text in axes.texts] == ["batch 8", "batch 64"]

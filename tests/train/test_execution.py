@@ -13,7 +13,7 @@ import torch
 
 from rap.config import Config, Execution, LossWeights, Precision
 from rap.data.images import ImageBank
-from rap.model.regressor import Prediction, Regressor, build_regressor
+from rap.model.regressor import Prediction, build_regressor
 from rap.synthesis.augment import photometric
 from rap.train import execution
 from rap.train.batches import Banks, Batch, batches, epoch_indices
@@ -76,7 +76,7 @@ def trained(run: Callable[[Batch, float], Terms], device: torch.device) -> list[
 def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that does nothing: shape checks and torch.compile don't mix."""
 
-    def unchanged(_regressor: Regressor) -> Comparison:
+    def unchanged() -> Comparison:
         return lambda *inputs: compare(*inputs)
 
     monkeypatch.setattr(execution, "compiled_compare", unchanged)
@@ -158,7 +158,7 @@ def test_a_compiler_that_fails_is_left_out(
     def broken(*_inputs: object) -> Terms:
         raise RuntimeError("\nno compiler found\ndetails")
 
-    monkeypatch.setattr(execution, "compiled_compare", lambda _: broken)
+    monkeypatch.setattr(execution, "compiled_compare", lambda: broken)
     config = configured(tiny_config, execution="compiled")
     learner, plain = learner_for(config, CPU), learner_for(config, CPU)
     runner = Runner(learner, config, CPU)
@@ -181,7 +181,7 @@ def test_a_shape_that_cannot_be_compiled_is_left_out(
             raise RuntimeError("cannot compile these shapes")
         return compare(*inputs)
 
-    monkeypatch.setattr(execution, "compiled_compare", lambda _: for_one_size)
+    monkeypatch.setattr(execution, "compiled_compare", lambda: for_one_size)
     config = configured(tiny_config, execution="compiled")
     learner, plain = learner_for(config, CPU), learner_for(config, CPU)
     runner = Runner(learner, config, CPU)
@@ -287,7 +287,7 @@ class TestRecording:
             assert float(terms["pose"].detach()) > 0
             return terms, features
 
-        monkeypatch.setattr(execution, "compiled_compare", lambda _: reading)
+        monkeypatch.setattr(execution, "compiled_compare", lambda: reading)
         config = configured(tiny_config, execution="compiled+graphed")
         learner = learner_for(config, self.device)
         runner = Runner(learner, config, self.device)

@@ -144,34 +144,16 @@ def test_cached_images_keep_their_augmentation_until_the_next_redraw(
     assert not torch.allclose(plain[0].images, late[0].images)
 
 
-@pytest.mark.parametrize(("cached", "frozen"), [(False, False), (False, True), (True, True)])
-def test_photographs_alone_are_turned_and_their_poses_with_them(
-    regressor: Regressor, material: Material, config: Config, cached: bool, frozen: bool
-) -> None:
-    """Renderings and views are what they were."""
-    config = set_train(config, cached_features=cached, freeze_after=0.5 if frozen else 1.0)
-    order = epoch_indices(8, 4, 1, 0)
-    plain, turned = (
-        list(Inputs(regressor, material, set_train(config, turn_deg=degrees)).of_epoch(3, order))
-        for degrees in (0.0, 10.0)
-    )
-    for a, b in zip(plain, turned, strict=True):
-        same = (a.images == b.images).flatten(1).all(1).tolist()
-        at_same_pose = (a.world_from_camera == b.world_from_camera).flatten(1).all(1).tolist()
-        assert same == at_same_pose == [False] * 4 + [True] * 12
-        assert torch.equal(a.world_from_camera[:, :3, 3], b.world_from_camera[:, :3, 3])
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("cached", [False, True])
 def test_the_host_waits_for_nothing(
     tiny_scene: Scene, tiny_splat: Gaussians, config: Config, cached: bool
 ) -> None:
-    """Small images, turned and augmented photographs, a cache that is filled: all is queued."""
+    """Small images, augmented photographs, a cache that is filled: all is queued."""
     config = set_train(
         config, cached_features=cached, low_resolution_share=0.5, low_resolution_height=32,
-        turn_deg=5.0, augment=1.0,
+        augment=1.0,
     )  # fmt: skip
     device = torch.device("cuda")
     found = prepare(tiny_scene, tiny_splat, config, device)

@@ -116,8 +116,7 @@ def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
 @pytest.mark.parametrize(
     ("killed_after", "stream", "variant"),
     [(1, 0, ""), (2, 0, ""), (1, 3, ""), (2, 3, "changing"), (2, 6, ""), (1, 0, "changing"),
-     (1, 6, "changing"), (1, 3, "frozen"), (1, 0, "cached"), (2, 0, "cached"),
-     (1, 0, "turned")],
+     (1, 6, "changing"), (1, 3, "frozen"), (1, 0, "cached"), (2, 0, "cached")],
 )  # fmt: skip
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_scene: Scene,
@@ -142,8 +141,6 @@ def test_a_killed_run_resumes_to_the_same_bits(
     if variant == "changing":
         config = set_train(config, low_resolution_share=0.6, low_resolution_height=32)
         config = replace(config, views=replace(config.views, curriculum_share=0.9))
-    elif variant == "turned":
-        config = set_train(set_weights(config, feature=0.0, adversarial=0.0), turn_deg=9.0)
     elif variant:
         config = replace(config, model=replace(config.model, rotation_level=4))
         config = set_train(

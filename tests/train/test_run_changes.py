@@ -126,15 +126,6 @@ def test_a_trunk_that_cannot_be_frozen_is_refused(
         train(tiny_scene, None, config, tmp_path / "run", CPU)
 
 
-def test_turned_photographs_cannot_be_compared_with_their_renderings(
-    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
-) -> None:
-    """Their features are of two poses."""
-    config = replace(tiny_config, weights=replace(tiny_config.weights, feature=1.0))
-    with pytest.raises(ConfigError, match=r"turn_deg = 5\.0"):
-        train(tiny_scene, tiny_splat, set_train(config, turn_deg=5.0), tmp_path / "run", CPU)
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("cached", [False, True])
