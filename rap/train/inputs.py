@@ -100,10 +100,11 @@ def trunk_features(
     """
     if config.train.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    learning = regressor.trunk.training
+    learning = regressor.training
     regressor.trunk.eval()
     try:
         with precision_scope(config.train.precision, images.device):
             return regressor.features(images)[0]
     finally:
-        regressor.trunk.train(learning)
+        # Not the trunk's own: the regressor knows which BatchNorms stay in evaluation mode.
+        regressor.train(learning)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rap.config import Config, LossWeights
+from rap.config import BatchNorm, Config, LossWeights
 from rap.model.regressor import Regressor, build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
@@ -95,6 +95,16 @@ def test_the_network_answers_features_as_it_answers_their_images(
         whole, rest = (regressor(one, with_features=True) for one in (images, features))
     torch.testing.assert_close(whole.world_from_camera, rest.world_from_camera)
     torch.testing.assert_close(whole.features, rest.features)
+
+
+@pytest.mark.parametrize("batch_norm", ["live", "calibrated"])
+def test_modes_are_as_before(config: Config, batch_norm: BatchNorm) -> None:
+    """BatchNorm that is calibrated does not begin to learn statistics, here or on other ranks."""
+    config = replace(config, model=replace(config.model, batch_norm=batch_norm))
+    network = build_regressor(config.model, 3).train()
+    before = [part.training for part in network.modules()]
+    trunk_features(network, torch.rand(2, 3, 48, 64), config)
+    assert [part.training for part in network.modules()] == before
 
 
 @pytest.mark.parametrize(("cached", "expected"), [(True, [32, 0]), (False, [32, 32])])
