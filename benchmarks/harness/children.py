@@ -3,38 +3,64 @@
 import os
 import signal
 import subprocess
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.harness.progress import Follower, Tell
 from benchmarks.harness.verdict import Code
 
 TIMEOUT_S = 1800.0
+LOOK_EVERY_S = 0.5
+LOG = "process.log"
+"""What the last process of a folder printed: it stays, however that ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a time limit, a terminal that was closed."""
 
 
 def run_process(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float = TIMEOUT_S
-) -> tuple[int, str]:
-    """Run to the end; exit code and what it printed. Nothing of it outlives this call."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as printed:
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path,
+    timeout: float = TIMEOUT_S, tell: Tell | None = None,
+) -> tuple[int, str]:  # fmt: skip
+    """Run to the end; exit code and what it printed. Nothing but `log` outlives this call.
+
+    `tell` hears meanwhile which benchmark runs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w+", encoding="utf-8", errors="replace") as printed:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         note = ""
+        follower = None if tell is None else Follower(printed.fileno(), tell)
         try:
-            code = process.wait(timeout)
+            code = _wait(process, timeout, follower)
         except subprocess.TimeoutExpired:
-            code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s"
+            code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s ({log})"
         finally:
             _stop(process)
         printed.seek(0)
         text = printed.read()
     return code, text + note
+
+
+def _wait(process: "subprocess.Popen[bytes]", timeout: float, follower: Follower | None) -> int:
+    """Its exit code; TimeoutExpired where it takes longer."""
+    if follower is None:
+        return process.wait(timeout)
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.wait(max(0.0, min(LOOK_EVERY_S, left)))
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                raise
+        finally:
+            follower.look()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

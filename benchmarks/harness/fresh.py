@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness.children import run_process, terminable
+from benchmarks.harness.children import LOG, run_process, terminable
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Record, Session, read_session
 
 TIMEOUT_S = 900.0
@@ -25,6 +26,13 @@ class Fresh:
     root: Path
     arguments: tuple[str, ...]
     """Options that select the same device, scene and parameters."""
+    tell: Tell | None = None
+    """Hears which benchmark runs."""
+
+    @property
+    def log(self) -> Path:
+        """What the last process printed."""
+        return self.root / ".benchmarks" / LOG
 
     def command(self, nodes: Sequence[str]) -> list[str]:
         """The command line that measures some benchmarks, as a person could type it."""
@@ -56,6 +64,8 @@ class Fresh:
     def _run(self, command: list[str], output: Path) -> str:
         environment = {**os.environ, RECORDS_FILE: str(output)}
         with terminable():
-            code, text = run_process(command, self.root, environment, TIMEOUT_S)
+            code, text = run_process(
+                command, self.root, environment, self.log, TIMEOUT_S, self.tell
+            )
         tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
         return f"the fresh process ended with exit code {code}\n{tail}"

@@ -20,18 +20,28 @@ class Display:
         self._console = Console(file=stream)
         self._title = title
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._told = num_known
+        self._known = self._told = num_known
+        self._table_now: Table | None = None
         if self._console.is_terminal:
             self._live.start()
 
     def show(self, comparison: Comparison, blocks: Sequence[Block], side: str) -> None:
         """What is known after these blocks; `side` is the arm that is being measured."""
         if self._console.is_terminal:
-            self._live.update(self._table(comparison, blocks, side), refresh=True)
+            self._table_now = self._table(comparison, blocks, side)
+            self._live.update(self._table_now, refresh=True)
         elif len(blocks) > self._told:
             self._told = len(blocks)
             text = self._line(comparison, blocks[-1])
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def tell(self, text: str) -> None:
+        """Which benchmark runs now: below the live table, elsewhere a line in the first block."""
+        if self._table_now is not None:
+            self._table_now.caption = Text(text)
+            self._live.update(self._table_now, refresh=True)
+        elif not self._console.is_terminal and self._told == self._known:
+            self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the live table away; the report comes instead."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import assignment, faults, machine, options, report
+from benchmarks.harness import assignment, faults, machine, options, progress, report
 from benchmarks.harness.assignment import Assignment, ForeignPackageError
 from benchmarks.harness.counting import CountingError
 from benchmarks.harness.judging import judge_run, report_to_junit
@@ -105,6 +105,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             part.check()
         except ForeignPackageError as error:
             raise pytest.UsageError(str(error)) from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """A process that was started to measure tells in its log what it begins, at once."""
+    suite = item.config.stash[SUITE]
+    terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+    if suite.wanted.records_file is not None and item in suite and terminal is not None:
+        # a line of its own, also after the dot of the one before
+        terminal.write(f"\n{progress.now(benchmark_id(item))}\n", flush=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
-from benchmarks.harness.children import run_process
+from benchmarks.harness.children import LOG, run_process
 from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session, read_session
 from benchmarks.harness.trees import Arm
 from benchmarks.harness.verdict import Code
@@ -69,6 +70,8 @@ class Launcher:
     cache: Path
     """Compiled kernels of this arm: warm after its first process, never the other arm's."""
     faults: str = ""
+    tell: Tell | None = None
+    """Hears which benchmark runs."""
 
     def measure(self, ids: Sequence[str] | None, order: int, block: int = 0) -> Ran:
         """Measure one arm of a block in a fresh process, in the order of a seed."""
@@ -105,7 +108,10 @@ class Launcher:
             ).write(told)
             variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
             command = [self.python, "-m", "pytest", "benchmarks", *mode, *OPTIONS, *self.arguments]
-            code, text = run_process(command, self.arm.root, self._environment(seed, variables))
+            code, text = run_process(
+                command, self.arm.root, self._environment(seed, variables), self.cache / LOG,
+                tell=self.tell,
+            )  # fmt: skip
             tail = "\n".join(text.splitlines()[-TAIL_LINES:])
             if code == Code.USAGE and NO_CONFTEST not in text:
                 raise ArmError(f"{self.arm.label}: its process ended with USAGE (4)\n{tail}")

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from benchmarks.harness.abreport import Report, content, lines, markdown, texts
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
-from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.environments import interpreter, own_tree
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.known import Known, known_of, suite_names
@@ -21,6 +21,7 @@ from benchmarks.harness.live import Display
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_policy
 from benchmarks.harness.processes import Launcher
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import write_json
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
@@ -89,20 +90,23 @@ def compare_trees(
     known = trees.known or known_of(suite_names(trees.base.folder))
     header = {**_header(arms, options), "known": known.content()}
     file, blocks, seed = _open(root, header, resume=options.resume)
-    versus = Versus(
-        _launchers(root, trees, arms, options),
-        lambda found: judge_blocks(
+
+    def judge(found: Sequence[Block]) -> Comparison:
+        return judge_blocks(
             found, policy, screened=options.screened, num_gated=options.num_gated,
             coarse=options.coarse, known=known,
-        ),
-        seed, options.ids, options.on_gpu,
-    )  # fmt: skip
+        )  # fmt: skip
+
     title = f"{arms['head'].label} against {arms['base'].label}"
     display = Display(stream, title, len(blocks))
     try:
+        versus = Versus(
+            _launchers(root, trees, arms, options, display.tell),
+            judge, seed, options.ids, options.on_gpu,
+        )  # fmt: skip
         comparison, ended = versus.run(file, blocks, options.budget_s, display.show)
     except KeyboardInterrupt:
-        comparison, ended = versus.judge(blocks), Ended.INTERRUPTED
+        comparison, ended = judge(blocks), Ended.INTERRUPTED
     finally:
         display.close()
     report = Report(
@@ -115,13 +119,20 @@ def compare_trees(
 
 
 def _launchers(
-    root: Path, trees: Trees, arms: dict[str, Arm], options: Options
+    root: Path, trees: Trees, arms: dict[str, Arm], options: Options, tell: Tell
 ) -> dict[Side, Processes]:
     sources = {"base": trees.base, "head": trees.head}
-    return {side: launcher_of(root, sources[side], arms[side], side, options) for side in SIDES}
+    return {
+        side: launcher_of(
+            root, sources[side], arms[side], side, options, lambda text, s=side: tell(f"{s} {text}")
+        )
+        for side in SIDES
+    }
 
 
-def launcher_of(root: Path, source: Source, arm: Arm, side: Side, options: Options) -> Launcher:
+def launcher_of(
+    root: Path, source: Source, arm: Arm, side: Side, options: Options, tell: Tell | None = None
+) -> Launcher:
     """What starts the processes of one arm: its interpreter, its caches, its faults."""
     environments, compiled = root / STORE / "environments", root / STORE / "compiled"
     python = interpreter(source.folder, own_tree(root), environments, on_gpu=options.on_gpu)
@@ -130,7 +141,7 @@ def launcher_of(root: Path, source: Source, arm: Arm, side: Side, options: Optio
     cache.touch()
     _prune(compiled)
     injected = options.faults if side == "head" else ""
-    return Launcher(arm, python, options.selection, cache, injected)
+    return Launcher(arm, python, options.selection, cache, injected, tell)
 
 
 def _prune(folder: Path) -> None:

@@ -13,6 +13,7 @@ from benchmarks.harness import runs
 from benchmarks.harness.blocks import Side
 from benchmarks.harness.lock import alone
 from benchmarks.harness.processes import Ran
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options, Trees
 from benchmarks.harness.trees import Arm
@@ -37,7 +38,7 @@ class Stage:
         return main(["ab", "--device", "cpu", *arguments], self.toy.root)
 
     def launchers(
-        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options
+        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options, _tell: Tell
     ) -> dict[Side, Processes]:
         """Stands in for the real processes."""
         chance = random.Random(3)

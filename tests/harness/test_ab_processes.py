@@ -132,10 +132,13 @@ def test_timeout_stops_a_process_and_its_children(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
     command = [sys.executable, "-c", program]
-    code, text = run_process(command, tmp_path, dict(os.environ), timeout=1.5)
+    log = tmp_path / "kept" / "log"
+    code, text = run_process(command, tmp_path, dict(os.environ), log, timeout=1.5)
     assert code == 11
     assert "started" in text
     assert "stopped after" in text
+    assert str(log) in text
+    assert log.read_text(encoding="utf-8") == "started\n"
     for _ in range(50):
         if not alive(int(told.read_text(encoding="ascii"))):
             return

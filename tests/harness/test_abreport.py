@@ -119,6 +119,19 @@ def test_pipe_gets_a_line_per_block() -> None:
     ]
 
 
+def test_pipe_hears_which_benchmark_runs_in_the_first_block() -> None:
+    """Where a run is cut off shows there; later blocks take as long."""
+    stream = StringIO()
+    blocks = timed([1.0, 1.01])
+    display = Display(stream, "head against base")
+    display.tell("base 3.1 s: step[n=8]")
+    display.show(judge_blocks(blocks, POLICY), blocks, "")
+    display.tell("head 4.1 s: step[n=8]")
+    display.close()
+    told, block = stream.getvalue().splitlines()
+    assert (told, block.split(" (")[0]) == ("  base 3.1 s: step[n=8]", "block 2")
+
+
 def test_terminal_gets_a_table_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the arm that is running, what each line could find, and how much is still to come."""
 
@@ -130,8 +143,10 @@ def test_terminal_gets_a_table_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) 
     display = Display(stream, "head against base")
     blocks = timed([1.0, 1.01, 1.0], "step[n=8]")
     display.show(judge_blocks(blocks, POLICY), blocks, "head")
+    display.tell("3.1 s: next[n=9]")
     display.close()
     shown = stream.getvalue()
     assert "block 4: head" in shown
+    assert "3.1 s: next[n=9]" in shown
     assert "step[n=8]" in shown
     assert "3 blocks to go" in shown

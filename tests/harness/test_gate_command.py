@@ -15,6 +15,7 @@ from benchmarks.harness.blocks import Side
 from benchmarks.harness.calibration import Calibrated, Calibration, write_calibration
 from benchmarks.harness.commands import gate
 from benchmarks.harness.processes import Ran
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options
 from benchmarks.harness.trees import Arm, Source
@@ -46,7 +47,7 @@ class Stage:
         return main(["gate", "--base", base, "--device", "cpu", *arguments], self.toy.root)
 
     def launcher(
-        self, _root: Path, _source: Source, arm: Arm, side: Side, _options: Options
+        self, _root: Path, _source: Source, arm: Arm, side: Side, _options: Options, _tell: Tell
     ) -> ToyProcesses:
         """Stands in for real processes."""
         text = (arm.root / "rap" / "__init__.py").read_text(encoding="utf-8")

@@ -81,7 +81,7 @@ def run_record(arguments: Namespace) -> int:
         raise UsageError(f"--sessions {arguments.sessions}: at least 1")
     options = ["--device", _device(arguments), "--scene", arguments.scene]
     options += ["--full"] * arguments.full
-    fresh = Fresh(arguments.root, tuple(options))
+    fresh = Fresh(arguments.root, tuple(options), lambda text: _say(f"    {text}"))
     selection = ["benchmarks", *(["-k", arguments.keyword] if arguments.keyword else [])]
     with terminable(), alone():
         sessions = _record(arguments, fresh, selection)
@@ -92,11 +92,12 @@ def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> lis
     sessions = []
     for number in range(1, arguments.sessions + 1):
         order = random.SystemRandom().randrange(2**31)
-        _say(f"session {number} of {arguments.sessions}, order {order}")
+        _say(f"session {number} of {arguments.sessions}, order {order} ({fresh.log})")
         session, problem = fresh.session(selection, "--benchmark-order", str(order))
         if session is None:
             raise UsageError(f"a session gave no records: {problem}")
         if session.machine.device == "cuda":
+            _say("  counting CUDA calls, in a process of its own")
             session = with_counts(session, fresh)
         path = session_path(arguments.root, session, datetime.datetime.now(datetime.UTC))
         write_session(path, session)

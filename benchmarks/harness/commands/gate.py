@@ -163,7 +163,7 @@ class Gate:
     def _pass(self, arm: Arm) -> Session:
         """The whole suite over the head once, in the order in which baselines are recorded."""
         sys.stderr.write("screening: one pass over the suite\n")
-        launcher = launcher_of(self.home, self.head, arm, "head", self.options)
+        launcher = launcher_of(self.home, self.head, arm, "head", self.options, _tell)
         counts = launcher.count(None) if self.options.on_gpu else None
         ran = launcher.screen()
         if ran.code == NOTHING_SELECTED:
@@ -193,6 +193,10 @@ class Gate:
         report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
         whole = _combined(found, report.comparison)
         return replace(report, comparison=whole, seconds=report.seconds + spent), kept
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
 
 
 def coarse_times(baseline: Path, session: Session) -> tuple[str, ...]:
