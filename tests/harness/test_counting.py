@@ -1,17 +1,20 @@
 """Exact counters: CUDA calls by a process of its own, graphs by the compiler itself."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.counting import (
     CallCounter,
     Calls,
     by_kind,
+    calls_in,
     compiled_graphs,
     cuda_counter,
     graphs_since,
@@ -128,6 +131,22 @@ def test_graphs_are_counted_by_the_compiler() -> None:
     assert graphs_since(before) == {"graphs": 1, "graph_breaks": 0}
     double(torch.ones(3))
     assert graphs_since(before)["graphs"] == 2
+
+
+def test_names_in_a_profile_are_those_of_its_table() -> None:
+    """Without the table, which takes a second for a step of a training.
+
+    It counts a call within a call of the same name once; CUDA's have none.
+    """
+    value = torch.ones(3, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+            (value * 2).sin().add(1).mul(3).sum().backward()
+    found = calls_in(profiler)
+    table = {event.key: event.count for event in profiler.key_averages()}
+    names = {"aten::mul", "aten::sin", "aten::add", "aten::ones_like"}
+    assert {name: found[name] for name in names} == {name: table[name] for name in names}
 
 
 @pytest.mark.cuda
