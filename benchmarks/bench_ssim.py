@@ -46,10 +46,10 @@ def bench_ssim(
 
     result = measure(step, items=num_images, unit="images", clock="gpu", moves_bytes=4 * b.nbytes)
 
-    exact = drawn.double().requires_grad_()
-    expected = dense_ssim(exact, photos.double())
+    exact = drawn.to(device).double().requires_grad_()
+    expected = dense_ssim(exact, b.double())
     (slope,) = torch.autograd.grad(expected, exact)
-    value, gradient = (found.cpu().double() for found in result.value)
+    value, gradient = (found.double() for found in result.value)
     off = abs(float(value) - float(expected.detach()))
     result.check(off < TOLERANCE, f"differs from float64 by {off:.1e}")
     off = float((gradient - slope).norm() / slope.norm())
@@ -60,7 +60,8 @@ def bench_ssim(
 
 def dense_ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Wang et al. (2004) as written: an 11×11 window of σ = 1.5, zeros beyond the border."""
-    weights = torch.tensor([math.exp(-(k**2) / 4.5) for k in range(-5, 6)], dtype=a.dtype)
+    values = [math.exp(-(k**2) / 4.5) for k in range(-5, 6)]
+    weights = torch.tensor(values, dtype=a.dtype, device=a.device)
     window = torch.outer(weights, weights) / weights.sum() ** 2
 
     def blur(x: Tensor) -> Tensor:
