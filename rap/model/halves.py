@@ -1,11 +1,17 @@
 """All weights that autocast would cast, cast at once.
 
 Autocast casts each weight where it is used, and its gradient back: some 170 small kernels forward
-and as many backward. Here they are a handful, and the values are the same.
+and as many backward. Here they are a handful, and the values are the same, but that gradients of a
+weight that is used several times are added in half precision.
 """
+
+import re
 
 import torch
 from torch import Tensor, nn
+
+_STAYS_FULL = re.compile(r"(^|\.)(head[^.]*\.[^.]+|qkv\.bias)$")
+"""Pose heads, and what is added to projected positions in fp32 before both are cast."""
 
 
 @torch.no_grad()
@@ -13,14 +19,15 @@ def half_weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights of convolutions and linear layers in half precision, for `functional_call`.
 
     They are leaves: `collect_gradients` brings their gradients to the network's own weights. What
-    stays fp32 under autocast (pose heads) is left out, and so are modules of other kinds, which
-    may do more with a weight.
+    stays fp32 under autocast (pose heads, biases of queries, keys and values) is left out, and so
+    are modules of other kinds, which may do more with a weight.
     """
     found = {
         f"{path}.{name}": parameter
         for path, module in network.named_modules()
-        if type(module) in (nn.Conv2d, nn.Linear) and not path.rpartition(".")[2].startswith("head")
+        if type(module) in (nn.Conv2d, nn.Linear)
         for name, parameter in module.named_parameters(recurse=False)
+        if not _STAYS_FULL.search(f"{path}.{name}")
     }
     halves = _cast(list(found.values()), dtype)
     for half, own in zip(halves, found.values(), strict=True):

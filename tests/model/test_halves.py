@@ -43,6 +43,27 @@ def test_gradients_are_those_of_autocast(device: torch.device) -> None:
             torch.testing.assert_close(got, want, rtol=2e-2, atol=1e-3 * float(want.abs().max()))
 
 
+def test_on_a_cpu_the_bits_are_those_of_autocast() -> None:
+    """With biases that are not zero, too. A weight of several uses adds its gradients in half."""
+    networks = [build_regressor(SMALL, seed=0).train() for _ in range(2)]
+    for network in networks:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.1)
+    wanted, found = (
+        gradients(network, torch.device("cpu"), together)
+        for network, together in zip(networks, (False, True), strict=True)
+    )
+    names = [name for name, _ in networks[0].named_parameters()]
+    differ = [
+        name for name, got, want in zip(names, found, wanted, strict=True)
+        if got is not None and want is not None and not got.equal(want)
+    ]  # fmt: skip
+    assert all(name.endswith("layers.1.qkv.weight") for name in differ), differ
+
+
 class Casts(TorchDispatchMode):
     """Counts copies to another precision."""
 
@@ -72,7 +93,7 @@ def test_autocast_casts_no_weight_again() -> None:
     assert counts[0] - counts[1] >= len(halves)
 
 
-@pytest.mark.parametrize("name", ["head_hidden", "head_out", "norm1", "positions"])
+@pytest.mark.parametrize("name", ["head_hidden", "head_out", "norm1", "positions", "qkv.bias"])
 def test_what_stays_in_full_precision_is_left_out(name: str) -> None:
     """Pose heads, norms and learned vectors; everything else that multiplies is there."""
     found = half_weights(build_regressor(SMALL, seed=0), torch.bfloat16)
