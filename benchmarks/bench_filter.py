@@ -28,13 +28,14 @@ def bench_filter(
     score: str, batch_size: int,
 ) -> None:  # fmt: skip
     """Scores are those of float64 on the CPU, and the views that pass follow from them."""
-    photos = workloads.photographs(scene, scale.image_height)
-    photos = photos[torch.arange(batch_size) % len(photos)]
+    photos = workloads.photographs(scene, scale.image_height)[:batch_size]
+    index = torch.arange(batch_size) % len(photos)
     alpha = workloads.alphas(batch_size, photos.shape[2], photos.shape[3])
     model = workloads.brisque_model()
     scored = score == "brisque"
-    exact = brisque(photos.double() / 255, model)
-    config = ViewsConfig(min_coverage=0.5, max_brisque=float(exact.median()) if scored else 0.0)
+    exact = brisque(photos.double() / 255, model)[index] if scored else torch.zeros(batch_size)
+    config = ViewsConfig(min_coverage=0.5, max_brisque=float(exact.median()))
+    photos = photos[index]
     images, alpha_there, model_there = (photos / 255).to(device), alpha.to(device), model.to(device)
 
     def judge() -> tuple[torch.Tensor, torch.Tensor | None]:
