@@ -26,7 +26,7 @@ from rap.train.step import Comparison, Learner, Terms, compare, optimise, set_co
 NUM_TRIALS = 3
 """Steps before a recording: libraries choose kernels and take workspaces, autograd sets up."""
 NUM_VARIANTS = 64
-"""Of one function: each block of the trunk is another one to the compiler, which stops at 8."""
+"""Of `compare`: one for each shape and kind of network in a process; by itself it stops at 8."""
 
 
 Shapes = tuple[torch.Size, dict[str, int]]
@@ -236,7 +236,7 @@ def alone(learner: Learner) -> Iterator[None]:
 
 @contextmanager
 def many_variants() -> Iterator[None]:
-    """Let the compiler make a variant of a function for each module that shares it."""
+    """Let the compiler make a variant of a function for each shape and kind of network."""
     with torch._dynamo.config.patch(recompile_limit=NUM_VARIANTS):
         yield
 
