@@ -148,7 +148,7 @@ class ViewsConfig:
     radius_clip_px: float = 0.0
     """Leave out Gaussians that reach no farther than this in x and in y. Not exact."""
     tile_size: Literal[8, 16] = 16
-    """Pixels along a tile where gsplat projects (`fused_projection` off, or packed); same picture."""
+    """Pixels along a tile, without `fused_projection` or packed; same picture."""
 
     def __post_init__(self) -> None:
         at_least(self, "views", 0, "translation_m", "rotation_deg", "per_image")
