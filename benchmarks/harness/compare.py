@@ -99,7 +99,10 @@ def judge_blocks(
 
 
 def _gather(blocks: Sequence[Block], policy: Policy, known: Known | None) -> dict[str, Evidence]:
-    names = {record.id for block in blocks for record in (*block.base.records, *block.head.records)}
+    records = [r for block in blocks for r in (*block.base.records, *block.head.records)]
+    # The base may lack a name that new benchmarks import; what it knows of them is missed by name.
+    names = {r.id for r in records if not r.is_file}
+    names |= {r.id for block in blocks for r in block.head.records}
     names |= {name for block in blocks for name in block.ids or ()}
     found = {}
     for name in names:

@@ -80,6 +80,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"benchmarks: timed on {suite.device}, {name}", f"baseline: {suite.timing.path}"]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file of benchmarks that cannot be imported is one that crashed, not one that is not there.
+
+    The processes of an A/B go on with the other files.
+    """
+    report = yield
+    if report.failed and isinstance(collector, pytest.Module):
+        last = str(report.longrepr).strip().splitlines()[-1]
+        collector.config.stash[SUITE].note_uncollected(
+            report.nodeid, last.removeprefix("E").strip()
+        )
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `--full` runs; skip, with a reason, what needs a GPU."""

@@ -62,6 +62,11 @@ class Record:
     """Reasons why the times say nothing about the code: throttling, a foreign process."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a whole file that could not be imported: what it holds is not known."""
+        return self.node.endswith(".py")
+
 
 @dataclass(frozen=True)
 class Session:

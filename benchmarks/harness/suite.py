@@ -72,6 +72,7 @@ class Suite:
         self._measures: dict[str, Measure] = {}
         self._records: dict[str, Record] = {}
         self._payloads: dict[str, dict[str, object]] = {}
+        self._uncollected: list[Record] = []
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -171,6 +172,10 @@ class Suite:
         if node in self._payloads:
             self._payloads[node].update(dataclasses.asdict(record))
 
+    def note_uncollected(self, file: str, reason: str) -> None:
+        """Keep a file whose benchmarks nobody knows: in the records, it is one that has crashed."""
+        self._uncollected.append(Record(Path(file).name, file, "errored", reason))
+
     def session(self) -> Session:
         """Everything measured so far; a benchmark that never ran has no record."""
         if self.timing is None:
@@ -178,7 +183,8 @@ class Suite:
         records = tuple(self._records[node] for node in self._ids if node in self._records)
         works = any(record.work for record in records) and self.timing.counter is None
         return Session(
-            self.timing.machine, self.name, self.timing.commit, records, self.faults.text,
+            self.timing.machine, self.name, self.timing.commit, (*records, *self._uncollected),
+            self.faults.text,
             measured_subject(), measure_ceilings(self.device) if works else {}, self.wanted.order,
         )  # fmt: skip
 

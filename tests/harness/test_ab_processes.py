@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.harness.blocks import Block
 from benchmarks.harness.children import run_process
+from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.processes import ArmError, Launcher
 from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
+from benchmarks.harness.verdict import Code
+from tests.harness.pairs_toys import POLICY
 from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
 
 IMPOSTOR = """
@@ -223,6 +227,20 @@ def test_name_that_the_base_lacks_makes_its_benchmark_new(toy: ToyTree) -> None:
     assert code == 0, printed
     assert printed.count("new_spin") >= 1
     assert "  new" in printed
+
+
+def test_file_that_cannot_be_imported_is_coverage(toy: ToyTree, tmp_path: Path) -> None:
+    """In both arms alike, or its benchmarks would be missing without a word."""
+    toy.write("benchmarks/bench_broken.py", "import no_such_thing\n\ndef bench_x(measure): ...\n")
+    arm = compose(working_tree(toy.root), toy.root, tmp_path / "head")
+    found = launcher(arm, tmp_path / "cache").measure(None, 3).session
+    assert found is not None
+    broken = found.by_id()["bench_broken.py"]
+    assert broken.outcome == "errored"
+    assert "no_such_thing" in broken.reason
+    judged = judge_blocks([Block(0, 0, "base", None, found, found, 1.0)], POLICY)
+    assert "bench_broken.py" in {entry.finding.id for entry in judged.red}
+    assert judged.code is Code.COVERAGE
 
 
 @pytest.mark.slow
