@@ -17,6 +17,8 @@ from rap.synthesis.views import anchors_of
 from rap.train.step import optimise
 
 NUM_VIEWS = 64
+MIN_SPREAD = 10.0
+"""Of a picture's pixels, in levels of 255: less is hardly one."""
 
 
 @pytest.mark.parametrize("views_per_step", axis([0, 8], full=[32]))
@@ -60,8 +62,12 @@ def bench_stream(
         result.check(close, f"{name} is {float(result.first[name]):.5f}, alone {float(term):.5f}")
     done = next(steps)
     landed = min(NUM_VIEWS, views_per_step * max(0, done - 1))
-    found = int((bank.poses[:, 3, 3] == 1).sum())
+    there = bank.poses[:, 3, 3] == 1
+    found = int(there.sum())
     result.check(found == landed, f"{found} views landed in {done} steps, not {landed}")
+    if landed:
+        spread = float(bank.images[there].float().flatten(1).std(dim=1).min())
+        result.check(spread > MIN_SPREAD, f"a view deviates by {spread:.1f} levels: no picture")
     if stream is not None:
         stats = stream.take_stats()
         result.metric("streamed_views_per_step", stats.num_views / max(1, done))
