@@ -314,3 +314,20 @@ def test_micro_batches_add_their_gradients_up_in_place(tiny_config: Config) -> N
     optimise(learner, batch, config, 1.0)
     assert len(places) == 4
     assert len(set(places)) == 1
+
+
+def test_each_step_casts_the_weights_that_it_has(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under bf16, steps on weights that are cast together follow those that autocast casts."""
+    config = only(tiny_config, pose=1.0, rendered=1.0, view=1.0)
+    config = replace(config, train=replace(config.train, precision="bf16", micro_batches=2))
+    losses = []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr(step, "_halves", lambda *_: {})
+        learner, batch = learner_for(config), eight_images()
+        terms = [optimise(learner, batch, config, 1.0) for _ in range(5)]
+        losses.append(torch.tensor([float(found["pose"]) for found in terms]))
+    torch.testing.assert_close(*losses, rtol=1e-2, atol=0)
+    assert losses[0][-1] < 0.9 * losses[0][0]
