@@ -3,8 +3,10 @@
 Run by torch.distributed.run as a module, with one argument: the fields of `Wanted` as JSON.
 """
 
+import ctypes
 import hashlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from rap.train.step import Terms
 
 WINDOWS, MIN_WINDOW_S = 5, {"cuda": 1.0, "cpu": 0.0}
 """How often the time is taken, and for at least how long each."""
+PR_SET_PDEATHSIG = 1
 NUM_ROWS = 64
 """Views in each bank."""
 
@@ -65,6 +68,16 @@ class Found:
     steps: int
     source: str
     """The package that was measured."""
+
+
+def end_with_parent() -> None:
+    """Be killed when the launcher dies, where the system can (Linux).
+
+    The launcher gives each rank a session of its own, so stopping a benchmark and its whole process
+    group would leave the ranks on their GPUs.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def work(wanted: Wanted) -> None:
@@ -168,5 +181,6 @@ def _stream(wanted: Wanted, scale: Scale, ranks: Ranks, device: torch.device) ->
 
 
 if __name__ == "__main__":
+    end_with_parent()
     torch.set_num_threads(1)
     work(Wanted(**json.loads(sys.argv[1])))
