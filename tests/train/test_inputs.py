@@ -154,6 +154,18 @@ def test_cached_images_keep_their_augmentation_until_the_next_redraw(
     assert not torch.allclose(plain[0].images, late[0].images)
 
 
+def test_features_of_small_images_are_not_those_of_full_ones(
+    regressor: Regressor, material: Material, config: Config
+) -> None:
+    """The cache is filled anew when the size changes between two redraws."""
+    config = replace(config, views=replace(config.views, refresh_epochs=4))
+    config = set_train(config, cached_features=True, low_resolution_share=0.75)
+    config = set_train(config, low_resolution_height=24)
+    inputs = Inputs(regressor, material, config)
+    sizes = [given(inputs, epoch)[0].images.shape[2:] for epoch in (1, 2, 3)]
+    assert sizes == [(1, 2), (1, 2), (3, 4)]
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("cached", [False, True])
