@@ -47,6 +47,7 @@ class Block:
     base: Session
     head: Session
     seconds: float
+    """Of measuring; counting CUDA calls, in a first block, is not in it."""
     problems: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What an arm's process printed last, where it did not end well."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness import versus as loop
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, first_side
 from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.known import Known
@@ -288,6 +289,36 @@ def test_time_of_a_block_is_estimated_by_what_is_left(
     last = replace(block(0, records, records), seconds=8.0)
     assert expected_s([last], Request(1, 0, ids)) == expected
     assert expected_s([], Request(0, 0, ids)) == 0.0
+
+
+class Slow(ToyProcesses):
+    """Counting takes 100 s, compilers included, and measuring 10."""
+
+    now = 0.0
+
+    def count(self, ids: Sequence[str] | None) -> Ran:
+        """Once for each arm."""
+        Slow.now += 100
+        return super().count(ids)
+
+    def measure(self, ids: Sequence[str] | None, order: int, block: int = 0) -> Ran:
+        """In every block."""
+        Slow.now += 10
+        return super().measure(ids, order, block)
+
+
+def test_counting_is_no_estimate_of_the_next_block(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done once: blocks that fit into the budget are not given up for it."""
+    monkeypatch.setattr(Slow, "now", 0.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: Slow.now)
+    versus = toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True)
+    arms = versus.arms
+    for side in SIDES:
+        arms[side] = Slow({"step": 1.0}, 0.001, random.Random(side), toys.log, side)
+    _, ended = versus.run(toys.file, toys.blocks, 290.0, lambda *_: None)
+    assert (ended, [block.seconds for block in toys.blocks]) == (Ended.BUDGET, 4 * [20.0])
 
 
 def test_long_benchmarks_count_for_more() -> None:
