@@ -90,7 +90,7 @@ class Budget:
 
 
 MIN_ROUNDS = 3
-# Some forty benchmarks in 20 s on a GPU, some twenty-five in four minutes on two processor cores.
+# Of measuring alone: what a benchmark builds and checks comes on top.
 BUDGETS = {
     "cuda": Budget(5, 0.05, 0.5, rounds=10, max_rounds=300, time_s=0.15, cap_s=2.0),
     "cpu": Budget(4, 0.2, 2.0, rounds=8, max_rounds=200, time_s=1.2, cap_s=4.0),
