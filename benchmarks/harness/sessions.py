@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.baseline import Baseline, Noise
+from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
 from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import SEVERITY, Code
@@ -122,13 +123,31 @@ def inexact_counters(sessions: Sequence[Session]) -> list[str]:
     """Counts that differ between sessions of one code, in words: they would be red by chance."""
     found = []
     for name in dict.fromkeys(record.id for session in sessions for record in session.records):
-        records = [record for session in sessions if (record := session.by_id().get(name))]
+        records = counted([r for session in sessions if (r := session.by_id().get(name))])
         for counter in sorted({key for record in records for key in record.counters}):
             values = {record.counters.get(counter) for record in records}
             if len(values) > 1:
                 told = ", ".join(sorted(map(str, values)))
                 found.append(f"{name}: {counter} differs between the sessions ({told}): left out")
+    missed = {name: why for name in sessions[0].by_id() if (why := _never_counted(name, sessions))}
+    if missed:
+        told = f"CUDA calls of {len(missed)} benchmarks were counted in no session, so a change of "
+        found.append(f"{told}them will not be seen: {next(iter(missed.values()))}")
     return found
+
+
+def counted(records: Sequence[Record]) -> Sequence[Record]:
+    """Those whose CUDA calls were counted, if any were; a count that failed says nothing."""
+    return [record for record in records if not _why_not_counted(record)] or records
+
+
+def _never_counted(name: str, sessions: Sequence[Session]) -> str:
+    reasons = [_why_not_counted(r) for s in sessions if (r := s.by_id().get(name))]
+    return reasons[0] if all(reasons) else ""
+
+
+def _why_not_counted(record: Record) -> str:
+    return next((note for note in record.notes if note.startswith(NOT_COUNTED)), "")
 
 
 def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
@@ -155,6 +174,7 @@ def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
 
 def _middle(records: Sequence[Record]) -> Record:
     """The median of every number, intervals at their widest, the counts on which all agree."""
+    exact = counted(records)
     return replace(
         records[-1],
         metrics=_medians([record.metrics for record in records]),
@@ -162,8 +182,8 @@ def _middle(records: Sequence[Record]) -> Record:
         facts=_medians([record.facts for record in records]),
         counters={
             name: count
-            for name, count in records[-1].counters.items()
-            if all(record.counters.get(name) == count for record in records)
+            for name, count in exact[-1].counters.items()
+            if all(record.counters.get(name) == count for record in exact)
         },
         intervals={
             name: max(record.intervals.get(name, 0.0) for record in records)

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline, write_baseline
+from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.machine import Machine, this_machine
 from benchmarks.harness.record import Record, Session, write_session
 from benchmarks.harness.sessions import combined, newest_sessions, session_path
@@ -162,6 +163,30 @@ def test_changing_counter_is_no_exact_counter(
     stored = accepted(tmp_path, here)
     assert stored is not None
     assert stored.records["step"].counters == {}
+
+
+def test_counting_that_was_cut_off_takes_no_counter_away(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Its process says nothing about the counts; the other sessions agree on them."""
+    lost = dataclasses.replace(STEP, counters={}, notes=(f"{NOT_COUNTED}: exit code 11",))
+    keep(run(here, STEP), run(here, lost), run(here, STEP), run(here, lost))
+    code, printed = command("accept")
+    assert (code, "left out" in printed) == (0, False), printed
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert stored.records["step"].counters == {"launches": 3}
+
+
+def test_baseline_without_counts_says_so(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Or nobody would know that a change of launches is never seen."""
+    keep(run(here, dataclasses.replace(STEP, counters={}, notes=(f"{NOT_COUNTED}: no CUPTI",))))
+    code, printed = command("accept")
+    assert code == 0
+    assert "CUDA calls of 1 benchmarks were counted in no session" in printed
+    assert "no CUPTI" in printed
 
 
 def test_one_disturbed_session_of_three_is_left_out(
