@@ -11,6 +11,7 @@ from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
 from rap.geometry import invert
 from rap.splat import reference
+from rap.splat.blend import blend_problem
 from rap.splat.colors import baked, view_colors
 from rap.splat.quality import psnr
 from rap.splat.render import Rendering, render
@@ -37,7 +38,9 @@ class Switch:
 SWITCHES = {
     "plain": Switch(),
     "packed": Switch(RenderTuning(packed=True)),
-    "tiles_of_8": Switch(RenderTuning(tile_size=8)),
+    "gsplat_blend": Switch(RenderTuning(fused_blend=False)),
+    "gsplat_projection": Switch(RenderTuning(fused_projection=False)),
+    "tiles_of_8": Switch(RenderTuning(tile_size=8, fused_projection=False)),
     "torch_colors": Switch(RenderTuning(fused_colors=False)),
     "colors_given": Switch(colors="given"),
     "mean_light": Switch(colors="mean", exact=False),
@@ -69,7 +72,7 @@ def bench_render(
     measure: Measure, monkeypatch: pytest.MonkeyPatch, device: torch.device, scale: Scale,
     switch: str, num_views: int, splat: str,
 ) -> None:  # fmt: skip
-    """gsplat on a GPU, the plain rasteriser elsewhere; the plain one in float64 agrees.
+    """Our kernels or gsplat's on a GPU, the plain rasteriser elsewhere; that in float64 agrees.
 
     What a switch costs in picture is its `psnr_db` from the plain call; exact ones keep 50 dB.
     """
@@ -81,12 +84,7 @@ def bench_render(
     assert light is not None
     assert light.num_codes, "every view is to have its own light"
     codes = light.codes[torch.arange(num_views, device=device) % light.num_images]
-    plain = paths.count_calls(monkeypatch, reference, "rasterize")
-    on_gpu = device.type == "cuda"
-    drawn_by = plain
-    if on_gpu:
-        gsplat = importlib.import_module("gsplat.rendering")
-        drawn_by = paths.count_calls(monkeypatch, gsplat, "rasterization")
+    calls = counted(monkeypatch, device)
     gaussians, colors = shown.gaussians, None
     if chosen.colors == "baked":
         gaussians = baked(gaussians, shown.eye.to(device))
@@ -105,8 +103,9 @@ def bench_render(
         result = measure(
             draw, items=num_views, unit="views", clock="gpu", moves_bytes=read + written
         )
-        result.check(drawn_by.num > 0, "was not drawn by the rasteriser of this device")
-        result.check(not on_gpu or plain.num == 0, "was drawn by the plain rasteriser")
+        taken = {path for path, made in calls.items() if made.num}
+        wanted = {path_of(chosen.tuning, device)}
+        result.check(taken == wanted, f"was drawn by {taken}, not {wanted}")
         exact = render(
             clouds.in_float64(shown.gaussians), shown.camera, camera_from_world[-1:].double(),
             codes=codes[-1:].double(), backend="reference",
@@ -119,3 +118,25 @@ def bench_render(
     result.check(close, f"{agreement:.1f} dB from the plain rasteriser")
     covered = float(result.value.alpha.mean())
     result.check(covered > 0.2, f"mean alpha {covered:.2f}: hardly anything was drawn")
+
+
+def path_of(tuning: RenderTuning, device: torch.device) -> str:
+    """Which of our and gsplat's functions has to draw."""
+    if device.type == "cpu":
+        return "plain"
+    if tuning.packed or not tuning.fused_blend:
+        return "gsplat"
+    return "own kernels" if tuning.fused_projection else "own blending"
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> dict[str, paths.Calls]:
+    """The calls of everything that can draw, by path."""
+    calls = {"plain": paths.count_calls(monkeypatch, reference, "rasterize")}
+    if device.type == "cuda":
+        blend_problem(device)  # its trial runs the kernels, once in a process
+        gsplat = importlib.import_module("gsplat.rendering")
+        kernel = importlib.import_module("rap.splat.blend_kernel")
+        calls["gsplat"] = paths.count_calls(monkeypatch, gsplat, "rasterization")
+        calls["own blending"] = paths.count_calls(monkeypatch, kernel, "blend")
+        calls["own kernels"] = paths.count_calls(monkeypatch, kernel, "blend_records")
+    return calls
