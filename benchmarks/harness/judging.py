@@ -63,6 +63,11 @@ def with_counts(run: Session, fresh: Fresh) -> Session:
     return replace(run, records=records)
 
 
+def uncounted(run: Session, why: str) -> Session:
+    """A GPU run with a note in each record that its CUDA calls were not counted."""
+    return replace(run, records=tuple(joined(record, None, why) for record in run.records))
+
+
 def _store(config: pytest.Config, suite: Suite, timing: TimedRun, run: Session) -> tuple[str, ...]:
     """Write what a passed run adds to its baseline; the ids that were written."""
     old = timing.baseline

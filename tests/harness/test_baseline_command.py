@@ -16,8 +16,9 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline, write_baseline
 from benchmarks.harness.counting import NOT_COUNTED
+from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.machine import Machine, this_machine
-from benchmarks.harness.record import Record, Session, write_session
+from benchmarks.harness.record import Record, Session, read_session, write_session
 from benchmarks.harness.sessions import combined, newest_sessions, session_path
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.verdict import Code
@@ -176,6 +177,24 @@ def test_counting_that_was_cut_off_takes_no_counter_away(
     stored = accepted(tmp_path, here)
     assert stored is not None
     assert stored.records["step"].counters == {"launches": 3}
+
+
+def test_times_are_kept_where_counting_is_interrupted(
+    tmp_path: Path, here: Machine, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """Minutes of measuring would be lost; the records say that they have no counts."""
+    session = run(dataclasses.replace(here, device="cuda"), STEP)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fresh, "session", lambda *_: (session, ""))
+    monkeypatch.setattr(Fresh, "count", interrupted)
+    assert command("record")[0] == 2
+    (path,) = newest_sessions(tmp_path, session.machine.key, "room")
+    (record,) = read_session(path).records
+    assert record.metrics == STEP.metrics
+    assert record.notes == (f"{NOT_COUNTED}: the session was cut off",)
 
 
 def test_baseline_without_counts_says_so(

@@ -24,7 +24,7 @@ from benchmarks.harness.changes import differences
 from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.fresh import Fresh
-from benchmarks.harness.judging import with_counts
+from benchmarks.harness.judging import uncounted, with_counts
 from benchmarks.harness.lock import alone
 from benchmarks.harness.machine import resolve_device, slug, this_machine
 from benchmarks.harness.record import Session, read_json, read_session, write_session
@@ -96,10 +96,12 @@ def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> lis
         session, problem = fresh.session(selection, "--benchmark-order", str(order))
         if session is None:
             raise UsageError(f"a session gave no records: {problem}")
-        if session.machine.device == "cuda":
-            _say("  counting CUDA calls, in a process of its own")
-            session = with_counts(session, fresh)
         path = session_path(arguments.root, session, datetime.datetime.now(datetime.UTC))
+        if session.machine.device == "cuda":
+            # The times are kept, however counting ends.
+            write_session(path, uncounted(session, "the session was cut off"))
+            _say(f"  {path}; counting CUDA calls, in a process of its own")
+            session = with_counts(session, fresh)
         write_session(path, session)
         _say(f"  {sum(r.outcome == 'passed' for r in session.records)} benchmarks: {path}")
         sessions.append(session)
