@@ -63,6 +63,7 @@ def test_the_front_holds_what_no_faster_point_beats() -> None:
     assert front([]) == set()
 
 
+@pytest.mark.slow
 def test_points_are_measured_alone_before_they_train_side_by_side(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_every_kind_is_profiled(
     ("execution", "line"),
     [("eager", "ran eager"), ("graphed", "ran eager, asked was graphed: there are no CUDA graphs")],
 )
+@pytest.mark.slow
 def test_profile_says_what_ran(
     execution: str, line: str, scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_profile_says_what_ran(
     assert json.loads((out / "summary.json").read_text())["ran"].startswith(line)
 
 
+@pytest.mark.slow
 def test_knee_of_training_is_found(
     scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

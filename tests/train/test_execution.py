@@ -221,6 +221,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_network_and_losses_are_one_graph(tiny_config: Config, precision: Precision) -> None:
     """torch.compile(fullgraph=True) takes all that comes before the discriminator."""
     config = configured(tiny_config, precision=precision)

@@ -85,6 +85,7 @@ def test_a_tensor_counts_once_and_until_it_ends() -> None:
     assert alive.peak == 2**20 + 1024
 
 
+@pytest.mark.slow
 def test_many_micro_batches_are_as_two(tiny_config: Config) -> None:
     """Half as many images at once need less, in proportion; a third part needs nothing new."""
     of = [footprint(changed(tiny_config, micro_batches=num), 48, 64) for num in (2, 4)]
@@ -134,6 +135,7 @@ def test_what_costs_memory_is_predicted_to(
     assert a > b
 
 
+@pytest.mark.slow
 def test_larger_images_need_more(tiny_config: Config) -> None:
     """In proportion to their pixels at least, without what does not depend on images."""
     config = changed(tiny_config)
@@ -147,6 +149,7 @@ def test_larger_images_need_more(tiny_config: Config) -> None:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(execution, "optimise"), (loop, "prepare")])
+@pytest.mark.slow
 def test_running_out_of_memory_names_what_helps(
     tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     owner: ModuleType, name: str,

@@ -66,6 +66,7 @@ def test_each_term_alone_lowers_itself(tiny_config: Config, term: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "triplet", "ntxent", "mse"])
+@pytest.mark.slow
 def test_each_feature_loss_lowers_itself(tiny_config: Config, kind: FeatureLoss) -> None:
     """All four alignments can be trained."""
     config = only(tiny_config, feature=1.0)
@@ -137,6 +138,7 @@ def test_tensorfloat_is_as_asked_in_the_backward_pass_too(
     assert torch.backends.cudnn.allow_tf32 == before
 
 
+@pytest.mark.slow
 def test_a_short_training_is_scored_as_it_was_trained(tiny_config: Config) -> None:
     """After sixty steps BatchNorm's running statistics are those of the network that is scored."""
     config = only(tiny_config, pose=1.0)
