@@ -13,7 +13,7 @@ from rap.camera import Camera
 from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
 from rap.model.infer import PoseNetwork
-from rap.model.precision import precision_scope, tf32_scope
+from rap.model.precision import chosen_by_timing, precision_scope, tf32_scope
 from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory
 from rap.model.regressor import Regressor
 
@@ -188,14 +188,8 @@ def _compiled(function: Call) -> Call:
 @contextmanager
 def _arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     """fp32 without TensorFloat-32, and cuDNN's fastest kernels for shapes that do not change."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark
-    cudnn.benchmark = device.type == "cuda"
-    try:
-        with tf32_scope(precision):
-            yield
-    finally:
-        cudnn.benchmark = before
+    with chosen_by_timing(device.type == "cuda"), tf32_scope(precision):
+        yield
 
 
 def _check(execution: str, precision: Precision, device: torch.device) -> None:

@@ -43,3 +43,15 @@ def precision_scope(precision: Precision, device: torch.device) -> Iterator[None
         torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
     ):
         yield
+
+
+@contextmanager
+def chosen_by_timing(wanted: bool) -> Iterator[None]:
+    """cuDNN times its convolutions for each new shape and takes the fastest: 4 % of a step."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or wanted
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rap import log
 from rap.config import Config, Execution
+from rap.model.precision import chosen_by_timing
 from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory, side_stream
 from rap.train.batches import Batch
 from rap.train.distributed import Ranks
@@ -113,18 +114,6 @@ class Runner:
             self._record, self.why = False, f"no CUDA graph of the step: {in_a_line(error)}"
             free_generator(self._device)
             log.warn(f"no CUDA graph of the step, so steps run {self.runs}: {in_a_line(error)}")
-
-
-@contextmanager
-def chosen_by_timing(wanted: bool) -> Iterator[None]:
-    """cuDNN times its convolutions for each new shape and takes the fastest: 4 % of a step."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark
-    cudnn.benchmark = before or wanted
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before
 
 
 def compiled_compare() -> Comparison:
