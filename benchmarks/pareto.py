@@ -25,6 +25,7 @@ from benchmarks.trainings import (
     Setting,
     changed,
     chosen,
+    ended,
     finished,
     parser,
     probe,
@@ -37,7 +38,6 @@ from rap.config import Config, ConfigError
 from rap.config.inference import InferExecution
 from rap.evaluate import Localizer, measure_latency
 from rap.model.regressor import build_regressor
-from rap.scene import DataError
 
 SMALL = 2 / 3
 """Height of the smaller images, of the preset's."""
@@ -192,12 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = parser("Error of a minute's training beside latency and speed.", minutes=1.0)
     wanted.add_argument("--measure-only", action="store_true", help="measure speeds and stop")
     arguments = wanted.parse_args(argv)
-    try:
-        _main(arguments)
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"python -m benchmarks.pareto: {error}\n")
-        return 2
-    return 0
+    return ended("pareto", lambda: _main(arguments))
 
 
 def _main(arguments: argparse.Namespace) -> None:

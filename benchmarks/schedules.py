@@ -23,6 +23,7 @@ from benchmarks.trainings import (
     TARGETS,
     changed,
     chosen,
+    ended,
     finished,
     parse_changes,
     parser,
@@ -31,8 +32,6 @@ from benchmarks.trainings import (
     shard_of,
 )
 from rap import log
-from rap.config import ConfigError
-from rap.scene import DataError
 
 ROWS: dict[str, dict[str, object]] = {
     "base": {},
@@ -106,12 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted.add_argument("--row", action="append", default=[], help="a further NAME:KEY=VALUE,...")
     wanted.add_argument("--seeds", type=int, default=1, help="trainings of each row")
     arguments = wanted.parse_args(argv)
-    try:
-        _main(arguments)
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"python -m benchmarks.schedules: {error}\n")
-        return 2
-    return 0
+    return ended("schedules", lambda: _main(arguments))
 
 
 def _main(arguments: argparse.Namespace) -> None:

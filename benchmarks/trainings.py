@@ -8,9 +8,10 @@ network sees them, and the medians are theirs. Test frames are never read. A row
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from rap import config as settings
 from rap import log
 from rap.config import Config, ConfigError
 from rap.evaluate import pick_device
-from rap.scene import Scene
+from rap.scene import DataError, Scene
 from rap.splat.gaussians import Gaussians, load_ply, save_ply
 from rap.train.banks import held_out_mask
 from rap.train.loop import train
@@ -276,3 +277,13 @@ def shard_of(text: str, num: int) -> range:
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
         raise ConfigError(f"--shard {text!r} must be I/N with I from 1 to N, such as 1/4")
     return range(int(first) - 1, num, int(count))
+
+
+def ended(name: str, work: Callable[[], None]) -> int:
+    """The exit code of a table's command: 2, and one line, for what cannot be done."""
+    try:
+        work()
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"python -m benchmarks.{name}: {error}\n")
+        return 2
+    return 0

@@ -1,14 +1,11 @@
 """Who judges, and what is new or gone: a damaged rule must fail the tests that guard it."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.harness.mutants import require_killed
+
 SOURCES = [
     ("additions.py", "return node if names and not names & bound else None", "return node"),
     ("additions.py", "if isinstance(node, ast.Name)}", "if False}"),
@@ -42,17 +39,4 @@ GUARDS = (
 @pytest.mark.parametrize(("file", "line", "mutant"), SOURCES)
 def test_damaged_judge_fails_its_tests(tmp_path: Path, file: str, line: str, mutant: str) -> None:
     """The head's policy or goldens first, a check left out, silence: each mutant is killed."""
-    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
-    shutil.copytree(ROOT / "tests" / "harness", tmp_path / "tests" / "harness")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = tmp_path / "benchmarks" / "harness" / file
-    source = path.read_text(encoding="utf-8")
-    assert source.count(line) == 1, f"{file} has changed: choose another line for this mutant"
-    path.write_text(source.replace(line, mutant), encoding="utf-8")
-    guards = [str(Path("tests") / "harness" / name) for name in GUARDS]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *guards]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout or "failed" in done.stdout
+    require_killed(tmp_path, file, line, mutant, GUARDS)

@@ -6,10 +6,6 @@ second half edits the comparator's source and runs the tests that guard it.
 
 import dataclasses
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +18,9 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.verdict import Code
+from tests.harness.mutants import require_killed
 from tests.harness.toy_policy import POLICY
 
-ROOT = Path(__file__).resolve().parents[2]
 STEP = Record("step", "n", metrics={"time_s": 1.0, "error_m": 0.1}, counters={"launches": 3})
 OTHER = dataclasses.replace(STEP, id="step_b")
 Content = dict[str, Any]
@@ -142,18 +138,4 @@ def test_damaged_comparator_fails_its_tests(
     tmp_path: Path, file: str, line: str, mutant: str
 ) -> None:
     """Sign flipped, arms swapped, a family left out: each mutant is killed."""
-    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
-    shutil.copytree(ROOT / "tests" / "harness", tmp_path / "tests" / "harness")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = tmp_path / "benchmarks" / "harness" / file
-    source = path.read_text(encoding="utf-8")
-    assert source.count(line) == 1, f"{file} has changed: choose another line for this mutant"
-    path.write_text(source.replace(line, mutant), encoding="utf-8")
-    guards = [str(Path("tests") / "harness" / name) for name in GUARDS]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-               "-m", "not slow", *guards]  # fmt: skip
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "passed" in done.stdout or "failed" in done.stdout
+    require_killed(tmp_path, file, line, mutant, GUARDS)
