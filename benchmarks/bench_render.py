@@ -84,7 +84,7 @@ def bench_render(
     assert light is not None
     assert light.num_codes, "every view is to have its own light"
     codes = light.codes[torch.arange(num_views, device=device) % light.num_images]
-    calls = counted(monkeypatch, device)
+    calls = counted(monkeypatch, shown.gaussians.means.device)
     gaussians, colors = shown.gaussians, None
     if chosen.colors == "baked":
         gaussians = baked(gaussians, shown.eye.to(device))
@@ -130,7 +130,7 @@ def path_of(tuning: RenderTuning, device: torch.device) -> str:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> dict[str, paths.Calls]:
-    """The calls of everything that can draw, by path."""
+    """The calls of everything that can draw, by path; `device` as tensors name it, `cuda:0`."""
     calls = {"plain": paths.count_calls(monkeypatch, reference, "rasterize")}
     if device.type == "cuda":
         blend_problem(device)  # its trial runs the kernels, once in a process

@@ -4,6 +4,7 @@
 clock does not count there, so it tells a busy machine from slower code.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ LOOK_EVERY_S, LOOK_EVERY_ROUNDS = 0.5, 10
 """How much lies between two looks at a device under load, at least."""
 AGREEMENT = 0.005
 """Largest relative difference between the medians of two windows that counts as steady."""
+SCATTER = 0.8
+"""The same, in median steps from round to round: a standard error of that difference, of five."""
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,17 @@ def _warm_up(loop: Loop[T], budget: Budget, calls: int, estimate: float) -> Warm
 
 
 def steady(times: list[float], window: int) -> bool:
-    """Whether the medians of the last two windows of round times agree within 0.5 %."""
+    """Whether the medians of the last two windows of round times agree.
+
+    Within 0.5 %, or within what the rounds scatter by: where each is 10 % from the next, agreement
+    within 0.5 % would be luck. A drift is found as well: over a window it is many of its steps.
+    """
     if len(times) < 2 * window:
         return False
-    now, before = median(times[-window:]), median(times[-2 * window : -window])
-    return abs(math.log(now / before)) < AGREEMENT
+    recent = [math.log(time) for time in times[-2 * window :]]
+    now, before = median(recent[window:]), median(recent[:window])
+    steps = [abs(one - other) for one, other in itertools.pairwise(recent)]
+    return abs(now - before) < max(AGREEMENT, SCATTER * median(steps))
 
 
 def _rounds(loop: Loop[T], budget: Budget, rounds: int | None, calls: int) -> tuple[list[Round], T]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness.children import LOG, run_process, terminable
+from benchmarks.harness.children import BYTECODE, LOG, run_process, terminable, with_bytecode
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import RECORDS_FILE
 from benchmarks.harness.progress import Tell
@@ -62,7 +62,8 @@ class Fresh:
             return (read_session(output) if output.exists() else None), problem
 
     def _run(self, command: list[str], output: Path) -> str:
-        environment = {**os.environ, RECORDS_FILE: str(output)}
+        environment = with_bytecode(os.environ, self.log.parent / BYTECODE)
+        environment[RECORDS_FILE] = str(output)
         with terminable():
             code, text = run_process(
                 command, self.root, environment, self.log, TIMEOUT_S, self.tell

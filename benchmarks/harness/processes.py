@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
-from benchmarks.harness.children import LOG, run_process
+from benchmarks.harness.children import BYTECODE, LOG, run_process, with_bytecode
 from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import RECORDS_FILE
 from benchmarks.harness.progress import Tell
@@ -141,7 +141,7 @@ class Launcher:
         if self.faults:
             kept[faults.VARIABLE] = self.faults
         return {
-            **kept, **variables,
+            **with_bytecode(kept, self.cache / BYTECODE), **variables,
             "PYTHONHASHSEED": str(seed),
             "BENCHMARK_COMMIT": self.arm.commit,
             "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor"),

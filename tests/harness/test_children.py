@@ -1,13 +1,18 @@
 """Being stopped: by Ctrl-C, a time limit, a closed terminal; once, twice, or handed on."""
 
+import importlib.util
 import os
+import py_compile
 import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+
+from benchmarks.harness.children import NO_BYTECODE, with_bytecode
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +32,23 @@ try:
 except KeyboardInterrupt:
     print("interrupted", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_bytecode_is_kept_where_python_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool
+) -> None:
+    """A torch without compiled files gets a folder for them; one that has them is left alone."""
+    torch = tmp_path / "torch" / "__init__.py"
+    torch.parent.mkdir()
+    torch.write_text("", encoding="utf-8")
+    spec = ModuleSpec("torch", None, origin=str(torch))
+    monkeypatch.setattr(importlib.util, "find_spec", {"torch": spec}.__getitem__)
+    if writes:
+        py_compile.compile(str(torch))
+    found = with_bytecode({NO_BYTECODE: "1", "HOME": "/"}, tmp_path / "kept")
+    kept = {"HOME": "/", "PYTHONPYCACHEPREFIX": str(tmp_path / "kept")}
+    assert found == ({NO_BYTECODE: "1", "HOME": "/"} if writes else kept)
 
 
 @pytest.mark.parametrize(

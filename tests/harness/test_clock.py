@@ -1,5 +1,7 @@
 """The measuring loop on a virtual clock: warm-up, batches, caps, and what a fixed number means."""
 
+import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -119,3 +121,17 @@ def test_memory_is_read_after_the_second_call(
 def test_steady_compares_the_last_two_windows(times: list[float], expected: bool) -> None:
     """Within half a percent, outliers ignored, older rounds forgotten."""
     assert steady(times, 3) is expected
+
+
+def test_scatter_is_no_drift() -> None:
+    """Rounds that jump by 10 % and go nowhere are steady, however seldom two medians agree."""
+    noise = random.Random(0)
+    looks = [[math.exp(noise.gauss(0, 0.1)) for _ in range(10)] for _ in range(400)]
+    assert sum(steady(times, 5) for times in looks) > 0.5 * len(looks)
+
+
+def test_a_drift_is_found_in_scatter() -> None:
+    """2 % a round on rounds that scatter by 1 %: nine of ten looks tell."""
+    noise = random.Random(0)
+    looks = [[math.exp(0.02 * n + noise.gauss(0, 0.01)) for n in range(10)] for _ in range(400)]
+    assert sum(steady(times, 5) for times in looks) < 0.1 * len(looks)
