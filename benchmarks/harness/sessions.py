@@ -6,7 +6,7 @@ came from code that nobody can name again are refused, each with its reason.
 
 import datetime
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Objection:
 
     code: Code
     text: str
+    unsteady: str = ""
+    """The benchmark whose times alone it is about: the others can be accepted without it."""
 
 
 def session_path(root: Path, session: Session, now: datetime.datetime) -> Path:
@@ -105,7 +107,15 @@ def _about(name: str, records: Sequence[Record | None]) -> Iterator[Objection]:
     if passed and len(steady(passed)) < max(1, STEADY_SHARE * len(passed)):
         reasons = sorted({reason for record in passed for reason in _disturbances(record)})
         text = f"{name}: {', '.join(reasons)}; record it again on a quieter machine"
-        yield Objection(Code.ENVIRONMENT, text)
+        yield Objection(Code.ENVIRONMENT, text, unsteady=name)
+
+
+def without(sessions: Sequence[Session], names: Collection[str]) -> list[Session]:
+    """The sessions without these benchmarks."""
+    return [
+        replace(session, records=tuple(r for r in session.records if r.id not in names))
+        for session in sessions
+    ]
 
 
 def _disturbances(record: Record) -> Iterator[str]:

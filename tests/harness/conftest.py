@@ -1,13 +1,19 @@
-"""A clock that only work moves, and a toy machine."""
+"""A clock that only work moves, a toy machine, and a folder in which sessions are kept."""
 
+import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.harness import clock, faults, lock
-from benchmarks.harness.machine import Machine
+from benchmarks.harness.machine import Machine, this_machine
 from benchmarks.harness.memory import STEADY, set_heap
+from benchmarks.harness.record import Session, write_session
+from benchmarks.harness.sessions import session_path
+from tests.harness.baseline_toys import DAY, Command, Keep
 
 
 @dataclass
@@ -55,3 +61,36 @@ def steady_heap() -> Iterator[None]:
     """Measuring memory makes malloc exact and slow: not for the tests that come after."""
     yield
     set_heap(STEADY)
+
+
+@pytest.fixture(scope="session")
+def here() -> Machine:
+    """The machine of these tests, without a GPU: its key is where the commands look."""
+    return this_machine("cpu")[0]
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Keep:
+    """Keeps sessions as `baseline record` does, one minute after the other."""
+
+    def keep(*sessions: Session) -> list[Path]:
+        paths = []
+        for number, session in enumerate(sessions):
+            moment = DAY + datetime.timedelta(minutes=number)
+            paths.append(session_path(tmp_path, session, moment))
+            write_session(paths[-1], session)
+        return paths
+
+    return keep
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command on a tree without history; its exit code and what it printed."""
+
+    def command(action: str, *arguments: str) -> tuple[int, str]:
+        code = main(["baseline", action, *arguments, "--device", "cpu"], tmp_path)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return command

@@ -1,87 +1,27 @@
 """`python -m benchmarks baseline`: what is accepted, what is refused and why, what is shown."""
 
 import dataclasses
-import datetime
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline, write_baseline
+from benchmarks.harness.baseline import COMMITTED, write_baseline
 from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.fresh import Fresh
-from benchmarks.harness.machine import Machine, this_machine
-from benchmarks.harness.record import Record, Session, read_session, write_session
-from benchmarks.harness.sessions import combined, newest_sessions, session_path
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.record import read_session
+from benchmarks.harness.sessions import combined, newest_sessions
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.verdict import Code
+from tests.harness.baseline_toys import DAY, STEP, Command, Keep, accepted, run, times
 
 ROOT = Path(__file__).resolve().parents[2]
-DAY = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
-STEP = Record(
-    "step", "benchmarks/bench_toy.py::bench_step", warm_up="verified",
-    metrics={"time_s": 1.0, "error_m": 0.1}, counters={"launches": 3},
-)  # fmt: skip
-SUBJECT = Subject("/tree/rap/__init__.py", "0123456789ab")
-
-
-def times(value: float, record: Record = STEP) -> Record:
-    """The benchmark at another time."""
-    return dataclasses.replace(record, metrics={**record.metrics, "time_s": value})
-
-
-def run(machine: Machine, *records: Record, commit: str = "abc123") -> Session:
-    """A clean session."""
-    return Session(machine, "room", commit, records, subject=SUBJECT)
-
-
-@pytest.fixture(scope="session")
-def here() -> Machine:
-    """The machine of these tests, without a GPU: its key is where the commands look."""
-    return this_machine("cpu")[0]
-
-
-@pytest.fixture
-def keep(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Keeps sessions as `baseline record` does, one minute after the other."""
-
-    def keep(*sessions: Session) -> list[Path]:
-        paths = []
-        for number, session in enumerate(sessions):
-            moment = DAY + datetime.timedelta(minutes=number)
-            paths.append(session_path(tmp_path, session, moment))
-            write_session(paths[-1], session)
-        return paths
-
-    return keep
-
-
-@pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Runs a command on a tree without history; its exit code and what it printed."""
-
-    def command(action: str, *arguments: str) -> tuple[int, str]:
-        code = main(["baseline", action, *arguments, "--device", "cpu"], tmp_path)
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return command
-
-
-def accepted(root: Path, machine: Machine) -> Baseline | None:
-    """What lies in the folder that is committed."""
-    return read_baseline(root / COMMITTED / machine.key / "room.json", machine.key, "room")
-
-
-Keep = Callable[..., list[Path]]
-Command = Callable[..., tuple[int, str]]
 
 
 def test_sessions_become_a_baseline_that_knows_its_noise(

@@ -37,6 +37,7 @@ from benchmarks.harness.sessions import (
     newest_sessions,
     objections,
     session_path,
+    without,
     worst_code,
 )
 from benchmarks.harness.verdict import Code
@@ -56,6 +57,8 @@ def add(subparsers: Subparsers) -> None:
     for option, verb in (("--keep-others", "keep"), ("--drop-others", "drop")):
         text = f"{verb} stored benchmarks that were not measured"
         accept.add_argument(option, action="store_true", help=text)
+    text = "leave out benchmarks that were unsteady or disturbed; what is stored of them stays"
+    accept.add_argument("--steady-only", action="store_true", help=text)
     _add_suite(accept)
     accept.set_defaults(run=run_accept)
     _add_suite(listing := actions.add_parser("list", help="what is stored, and for which hardware"))
@@ -85,7 +88,10 @@ def run_record(arguments: Namespace) -> int:
     selection = ["benchmarks", *(["-k", arguments.keyword] if arguments.keyword else [])]
     with terminable(), alone():
         sessions = _record(arguments, fresh, selection)
-    return _objected(objections(sessions), "recorded, but this cannot be accepted:")
+    found = objections(sessions)
+    code = _objected(found, "recorded, but this cannot be accepted:")
+    _offer_steady(found, sessions)
+    return code
 
 
 def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> list[Session]:
@@ -112,32 +118,68 @@ def run_accept(arguments: Namespace) -> int:
     """Write the baseline, or say everything that speaks against it."""
     if arguments.keep_others and arguments.drop_others:
         raise UsageError("--keep-others and --drop-others: one of them")
-    sessions = _sessions(arguments)
-    code = _objected(objections(sessions), "refused:")
+    sessions, unsteady, code = _acceptable(_sessions(arguments), arguments.steady_only)
     if code != Code.PASS:
         return code
     for line in inexact_counters(sessions):
         _say(line)
-    today = datetime.datetime.now(datetime.UTC).date()
-    new = combined(sessions, today)
+    new = _as_baseline(sessions)
     folder = arguments.baseline_dir or arguments.root / COMMITTED
     path = locate(arguments.root, new.machine.key, new.suite, folder)
     old = read_baseline(path, new.machine.key, new.suite)
-    gone = sorted(set(old.records) - set(new.records)) if old is not None else []
-    if old is not None and gone:
-        if arguments.keep_others:
-            new = _keeping(new, old, gone)
-        elif not arguments.drop_others:
-            _say(f"refused: {path} has what was not measured: {', '.join(gone)}")
-            _say("  --keep-others keeps it, --drop-others drops it")
-            return Code.COVERAGE
-    for line in [] if old is None else differences(old, new):
-        _say(line)
+    stored = set() if old is None else set(old.records)
+    gone = sorted(stored - set(new.records) - set(unsteady))
+    if gone and not (arguments.keep_others or arguments.drop_others):
+        _say(f"refused: {path} has what was not measured: {', '.join(gone)}")
+        _say("  --keep-others keeps it, --drop-others drops it")
+        return Code.COVERAGE
+    measured = len(new.records)
+    if old is not None:
+        kept = [*(gone if arguments.keep_others else ()), *(n for n in unsteady if n in stored)]
+        new = _keeping(new, old, kept)
+        for line in differences(old, new):
+            _say(line)
     write_baseline(path, new)
-    _say(f"accepted {len(new.records)} benchmarks of {len(sessions)} sessions: {path}")
+    _say(f"accepted {measured} benchmarks of {len(sessions)} sessions: {path}")
+    _tell_left_out(unsteady, old)
     message = f"baseline: {new.machine.key}: WHY"
     _say(f"commit it alone: git add {path} && git commit -m {shlex.quote(message)} -- {path}")
     return Code.PASS
+
+
+def _acceptable(sessions: list[Session], steady_only: bool) -> tuple[list[Session], list[str], int]:
+    """What may become the baseline, the benchmarks left out of it, and the code of a refusal."""
+    found = objections(sessions)
+    unsteady = [objection.unsteady for objection in found if objection.unsteady]
+    if not (steady_only and unsteady and _rest(found, sessions)):
+        code = _objected(found, "refused:")
+        _offer_steady(found, sessions)
+        return sessions, [], code
+    _objected(found, "left out:")
+    return without(sessions, unsteady), unsteady, Code.PASS
+
+
+def _rest(found: Sequence[Objection], sessions: Sequence[Session]) -> int:
+    """How many benchmarks could be accepted without the unsteady ones; 0 where none may be."""
+    if not all(objection.unsteady for objection in found):
+        return 0
+    rest = without(sessions, [objection.unsteady for objection in found])
+    return 0 if objections(rest) else len(_as_baseline(rest).records)
+
+
+def _offer_steady(found: Sequence[Objection], sessions: Sequence[Session]) -> None:
+    """Say what can be accepted after all, so that what was measured is not lost."""
+    if found and (num := _rest(found, sessions)):
+        _say(f"  baseline accept --steady-only leaves out what is named here, and accepts {num}")
+
+
+def _tell_left_out(names: Sequence[str], old: Baseline | None) -> None:
+    """What the stored baseline says about benchmarks whose new times were not used."""
+    for name in names:
+        origin = None if old is None else old.origins.get(name)
+        nothing = "nothing is stored, so a loss of it will not be seen"
+        now = nothing if origin is None else f"keeps the numbers from {origin}"
+        _say(f"left out as unsteady: {name}: {now}")
 
 
 def _keeping(new: Baseline, old: Baseline, names: Sequence[str]) -> Baseline:
