@@ -82,3 +82,14 @@ def test_steady_only_still_asks_about_what_was_not_measured(
     (file,) = keep(run(here, STEP, HOT, commit="def456"))
     code, printed = command("accept", str(file), "--steady-only")
     assert (code, "has what was not measured: other" in printed) == (Code.COVERAGE, True), printed
+
+
+def test_benchmark_that_also_crashed_is_not_left_out(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Disturbed in two sessions, crashed in the third: the crash stays a reason to refuse."""
+    crashed = dataclasses.replace(HOT, outcome="errored", reason="boom")
+    keep(*(run(here, STEP, record) for record in (HOT, HOT, crashed)))
+    code, printed = command("accept", "--steady-only")
+    assert (code, "COVERAGE: hot: errored (boom)" in printed) == (Code.ENVIRONMENT, True), printed
+    assert accepted(tmp_path, here) is None

@@ -164,7 +164,7 @@ def _rest(found: Sequence[Objection], sessions: Sequence[Session]) -> int:
     if not all(objection.unsteady for objection in found):
         return 0
     rest = without(sessions, [objection.unsteady for objection in found])
-    return 0 if objections(rest) else len(_as_baseline(rest).records)
+    return len(_as_baseline(rest).records)
 
 
 def _offer_steady(found: Sequence[Objection], sessions: Sequence[Session]) -> None:
