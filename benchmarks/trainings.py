@@ -167,7 +167,10 @@ def probe(setting: Setting, config: Config) -> Pace:
     seconds, images = 0.0, 0.0
     for (small, learning), part in phases.items():
         if part:
-            changes = {"train.low_resolution_share": small, "train.freeze_after": learning}
+            changes = {
+                "train.low_resolution_share": small, "train.freeze_after": learning,
+                "train.cached_features": config.train.cached_features and learning < 1,
+            }  # fmt: skip
             pace = _probe_phase(setting, changed(config, changes))
             seconds += part * pace.seconds_per_epoch
             images += part * pace.seconds_per_epoch * pace.images_per_s

@@ -40,7 +40,7 @@ class ModelConfig:
     backbone: str = "b0"
     """`b0` to `b3` (EfficientNet), or `timm:NAME` for any timm model when timm is installed."""
     width: float = 1.0
-    """Multiplies the trunk's channel counts; published weights need 1."""
+    """Multiplies EfficientNet's channel counts; published weights and timm's models need 1."""
     dim: int = 256
     """Token width of the transformers."""
     heads: int = 4
@@ -54,7 +54,7 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout in the encoder layers."""
     drop_connect: float = 0.2
-    """Stochastic depth of the trunk's last block; earlier blocks get a linear share."""
+    """Stochastic depth of EfficientNet's last block; earlier blocks get a linear share."""
     translation_level: int = 4
     """Trunk level (stride 2^level) that the translation branch reads."""
     rotation_level: int = 3

@@ -111,7 +111,7 @@ class ViewsConfig:
     per_image: int = 1
     """Views per training photograph; 0 trains without synthesis, with weights.view = 0 as well."""
     refresh_epochs: int = 1
-    """Epochs between redraws of all views."""
+    """Epochs between redraws of all views; with `stream_per_step` only the first redraws all."""
     bounds_margin_m: float = 0.2
     """Views must lie in the box of the training cameras, widened by this."""
     min_coverage: float = 0.5

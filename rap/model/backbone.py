@@ -224,6 +224,11 @@ def build_trunk(
     `width` and `drop_connect` shape EfficientNet only; timm's models have a name per width.
     """
     if name.startswith("timm:"):
+        if width != 1:
+            raise ConfigError(
+                f"model.width = {width!r} shapes EfficientNet only, not model.backbone = {name!r}: "
+                "timm has a name for each width; accepted: 1"
+            )
         return TimmTrunk(name.removeprefix("timm:"), levels)
     if name not in VARIANTS:
         raise ConfigError(

@@ -14,7 +14,6 @@ import torch
 from rap import log
 from rap.config import Config, ConfigError, load, to_toml
 from rap.evaluate import pose_errors, score, summarise
-from rap.model.precision import precision_scope
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
@@ -29,6 +28,7 @@ from rap.train.banks import (
     streamed,
 )
 from rap.train.batches import epoch_indices, epoch_seed
+from rap.train.checks import check_settings
 from rap.train.distributed import current, predict_shared
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
@@ -62,7 +62,7 @@ def train(
     ranks = current()
     local = ranks.local(config)
     _check_run(out, config, resume)
-    _check_settings(local, device)
+    check_settings(local, len(scene.train), device)
     # Until all have looked at the directory, none writes to it.
     ranks.wait()
     with out_of_memory_explained(local, scene.camera.with_height(config.image.height)):
@@ -266,53 +266,6 @@ def _check_run(out: Path, config: Config, resume: bool) -> None:
         raise ConfigError(
             f"{out} was started with other settings: resume it with those of its config.toml, or "
             "start a new run in another folder"
-        )
-
-
-def _check_settings(config: Config, device: torch.device) -> None:
-    """What can only fail, fails before any image is read."""
-    train = config.train
-    with precision_scope(train.precision, device):
-        build_regressor(config.model, train.seed)
-    if not train.validation_fraction and (train.schedule == "plateau" or train.patience):
-        raise ConfigError(
-            f"train.schedule = {train.schedule!r} with train.patience = {train.patience} follows "
-            "the validation score, but train.validation_fraction = 0 holds nothing out"
-        )
-    small, share = train.low_resolution_height, train.low_resolution_share
-    if share and small > config.image.height:
-        raise ConfigError(
-            f"train.low_resolution_height = {small} must be at most image.height = "
-            f"{config.image.height}, or train.low_resolution_share 0"
-        )
-    _check_freezing(config)
-    if config.model.batch_norm == "frozen":
-        raise ConfigError(
-            "model.batch_norm = 'frozen' needs pretrained weights, from which training cannot "
-            "start yet: a frozen random trunk passes nothing on; use 'live' or 'calibrated'"
-        )
-
-
-def _check_freezing(config: Config) -> None:
-    """Refuse a frozen trunk that has learnt nothing, and features that are no longer the views'."""
-    train, model = config.train, config.model
-    if train.freeze_after == 1:
-        return
-    levels = model.translation_level, model.rotation_level
-    if levels[0] != levels[1]:
-        raise ConfigError(
-            f"train.freeze_after = {train.freeze_after} needs both branches on one level, not "
-            f"model.translation_level = {levels[0]} and model.rotation_level = {levels[1]}"
-        )
-    if round(train.freeze_after * train.epochs) == 0 and model.batch_norm == "live":
-        raise ConfigError(
-            f"train.freeze_after = {train.freeze_after} freezes a random trunk whose BatchNorm has "
-            "no statistics: let it learn first, or use model.batch_norm = 'calibrated'"
-        )
-    if train.cached_features and config.views.stream_per_step:
-        raise ConfigError(
-            f"train.cached_features would not see views redrawn by views.stream_per_step = "
-            f"{config.views.stream_per_step}: set that to 0, or cached_features to false"
         )
 
 

@@ -30,13 +30,23 @@ def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float
 def image_height(config: Config, epoch: int) -> int:
     """Height of the images that an epoch trains on: the smaller one in the first share of a run."""
     train = config.train
-    small = epoch < round(train.low_resolution_share * train.epochs)
+    small = epoch < num_small_epochs(config)
     return train.low_resolution_height if small else config.image.height
+
+
+def num_small_epochs(config: Config) -> int:
+    """How many epochs, the first ones, train on smaller images."""
+    return round(config.train.low_resolution_share * config.train.epochs)
 
 
 def trunk_learns(config: Config, epoch: int) -> bool:
     """Whether an epoch trains the trunk, too."""
-    return epoch < round(config.train.freeze_after * config.train.epochs)
+    return epoch < num_learning_epochs(config)
+
+
+def num_learning_epochs(config: Config) -> int:
+    """How many epochs, the first ones, train the trunk, too."""
+    return round(config.train.freeze_after * config.train.epochs)
 
 
 def view_reach(config: Config, epoch: int) -> float:

@@ -226,8 +226,8 @@ def test_a_diverged_run_says_so_and_scores_nothing(
     [
         ("model", {"dim": 33}, "model.dim = 33"),
         ("train", {"precision": "fp16"}, "fp16"),
-        ("train", {"validation_fraction": 0.0, "schedule": "plateau"}, "holds nothing out"),
-        ("train", {"validation_fraction": 0.0, "patience": 3}, "holds nothing out"),
+        ("train", {"validation_fraction": 0.0, "schedule": "plateau"}, "holds none of 10"),
+        ("train", {"validation_fraction": 0.0, "patience": 3}, "holds none of 10"),
         ("model", {"batch_norm": "frozen"}, "pretrained"),
         ("train", {"low_resolution_share": 0.5}, "low_resolution_height = 120"),
         ("train", {"freeze_after": 0.5}, "both branches on one level"),
