@@ -37,7 +37,11 @@ def half_weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def collect_gradients(network: nn.Module, halves: dict[str, Tensor]) -> None:
-    """Add the gradients of a network's half weights to those of its own, in their precision."""
+    """Move the gradients of a network's half weights to its own, in their precision.
+
+    They are added to what is there. The half weights are left without, ready for another backward
+    pass, whose gradients are then not added up in half precision.
+    """
     with_gradient = {name: half.grad for name, half in halves.items() if half.grad is not None}
     owners = [network.get_parameter(name) for name in with_gradient]
     added: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -49,6 +53,8 @@ def collect_gradients(network: nn.Module, halves: dict[str, Tensor]) -> None:
             added[1].append(gradient)
     if added[0]:
         torch._foreach_add_(*added)
+    for name in with_gradient:
+        halves[name].grad = None
 
 
 def _cast(tensors: list[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:

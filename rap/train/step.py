@@ -154,8 +154,9 @@ def step(learner: Learner, batch: Batch, config: Config) -> Terms:
 def _accumulate(learner: Learner, batch: Batch, config: Config) -> Terms:
     """Gradients of a batch, one micro-batch after the other; returns the terms' means."""
     num, sums = config.train.micro_batches, {}
+    # Once: nothing changes the weights before the optimiser does.
+    halves = _halves(learner, config)
     for index, part in enumerate(micro_batches(batch, num)):
-        halves = _halves(learner, config)
         with precision_scope(config.train.precision, batch.images.device):
             terms = loss_terms(learner, part, config, last=index == num - 1, halves=halves)
         weighted = [getattr(config.weights, name) * value for name, value in terms.items()]

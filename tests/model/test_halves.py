@@ -115,14 +115,15 @@ def test_a_weight_that_is_not_used_has_no_gradient() -> None:
 
 
 def test_gradients_add_up() -> None:
-    """As over micro-batches; what is there stays where it is in memory."""
+    """As over micro-batches, of weights cast once; what is there stays where it is in memory."""
     network = torch.nn.Sequential(torch.nn.Linear(3, 2))
     weight = network.get_parameter("0.weight")
-    for times in (1, 2):
-        halves = half_weights(network, torch.bfloat16)
+    halves = half_weights(network, torch.bfloat16)
+    for times in (1, 2, 3):
         halves["0.weight"].sum().backward()
         before = weight.grad
         collect_gradients(network, halves)
         assert weight.grad is not None
         assert weight.grad.equal(torch.full_like(weight, times))
         assert before is None or before is weight.grad
+        assert halves["0.weight"].grad is None
