@@ -132,8 +132,9 @@ def lines(report: Report) -> Iterator[Line]:
         yield from _table(found)
         yield Line(f"  {LEGEND}")
         for entry in report.comparison.entries:
-            if entry.pairs is not None and entry.finding.detail:
-                yield Line(f"  {entry.finding.id}: {entry.finding.detail}")
+            finding = entry.finding
+            if finding.detail and (entry.pairs or finding.status is Status.NOT_GATED):
+                yield Line(f"  {finding.id}: {finding.detail}")
         yield Line("")
     for text, colour in _explained(report):
         yield Line(text, colour)

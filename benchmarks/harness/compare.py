@@ -88,7 +88,8 @@ def judge_blocks(
     for name in sorted(evidence):
         entries += judge.benchmark(evidence[name])
     measured = any(found.measured for found in evidence.values())
-    if not measured or not any(entry.finding.metric for entry in entries):
+    found = [e.finding for e in entries if e.finding.status is not Status.NOT_GATED]
+    if not measured or not any(finding.metric for finding in found):
         what = "gated metric" if measured else "benchmark"
         text = f"no {what} was measured in both arms: nothing was compared"
         entries.append(Compared(Finding("", "", Status.MISSING, detail=text)))

@@ -25,6 +25,8 @@ KINDS = {
 """Starts of the names of CUDA's calls. A replayed graph is one launch, as for the host."""
 Calls = Mapping[str, int]
 NOT_COUNTED = "CUDA calls were not counted"
+CUDA_CALLS = "cuda_calls"
+"""Stands for all of them in a finding."""
 
 
 class CountingError(ValueError):
@@ -139,3 +141,17 @@ def why_not_counted(name: str, records: Iterable[Record]) -> str:
     """The first note that says why a counter is missing; empty where none does."""
     notes = (note for record in records for note in record.notes)
     return next((note for note in notes if note.startswith((f"{name}: ", NOT_COUNTED))), "")
+
+
+def only_now_counted(base: Iterable[Record], now: Iterable[Record]) -> str:
+    """Which CUDA calls are compared with nothing, as only the newer records have a count, and why.
+
+    Empty where there are none.
+    """
+    before, after = list(base), list(now)
+    had, has = ({name for r in records for name in r.counters} for records in (before, after))
+    names = [name for name in KINDS if name in has - had]
+    if not names:
+        return ""
+    why = why_not_counted(names[0], before) or "there is no count of them"
+    return f"{why}: nothing to compare {', '.join(names)} with"

@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.harness.blocks import Side
-from benchmarks.harness.counting import why_not_counted
+from benchmarks.harness.blocks import Block, Side
+from benchmarks.harness.counting import (
+    CUDA_CALLS,
+    NOT_COUNTED,
+    only_now_counted,
+    why_not_counted,
+)
 from benchmarks.harness.known import Known
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
@@ -123,3 +128,29 @@ def counters(found: Evidence) -> Iterator[Finding]:
         status = Status.WORSE if after else Status.MISSING
         shown = max(before), max(after) if after else None
         yield Finding(found.name, name, status, *shown, text)
+    yield from _only_head_counted(found)
+
+
+def _only_head_counted(found: Evidence) -> Iterator[Finding]:
+    """CUDA calls of the head with nothing beside them: where the base's counting failed, no pass.
+
+    Where the base's have no one number (they depend on the data, or the call is too long to count),
+    the head's cannot be compared and are named.
+    """
+    text = only_now_counted(found.base, found.head)
+    if text:
+        status = Status.ERRORED if NOT_COUNTED in text else Status.NOT_GATED
+        yield Finding(found.name, CUDA_CALLS, status, detail=f"in the base arm, {text}")
+
+
+def counted_nowhere(block: Block) -> str:
+    """How many benchmarks' CUDA calls neither arm could count, and why; empty where none."""
+    missed = []
+    for record in block.head.records:
+        base = block.base.by_id().get(record.id)
+        reasons = [] if base is None else [why_not_counted("", [one]) for one in (base, record)]
+        missed += reasons[:1] if reasons and all(reasons) else []
+    if not missed:
+        return ""
+    told = f"CUDA calls of {len(missed)} benchmarks were counted in neither arm, so a change of "
+    return f"{told}them was not seen: {missed[0]}"

@@ -1,6 +1,7 @@
 """What people read: the machine, one table, and for each red line what, how much and how sure."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,9 @@ def explain(judgement: Judgement) -> Iterator[Line]:
         yield Line(f"{_name(finding)}: worse, not proven ({finding.detail})", "yellow")
     if doubtful:
         yield Line(f"    to know more, on a quiet machine: {_command(judgement, *doubtful)}")
+    whys = Counter(f.detail for f in verdict.findings if f.status is Status.NOT_GATED)
+    for why, times in whys.items():
+        yield Line(f"not compared ({times} of these): {why}", "yellow")
     for finding in verdict.red:
         yield from _explain_red(judgement, finding)
     if judgement.recorded:

@@ -15,6 +15,7 @@ from benchmarks.harness.abreport import Report, content, lines, markdown, texts
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
 from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.environments import interpreter, own_tree
+from benchmarks.harness.evidence import counted_nowhere
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.known import Known, known_of, suite_names
 from benchmarks.harness.live import Display
@@ -224,6 +225,7 @@ def _notes(trees: Trees, options: Options, blocks: Sequence[Block]) -> tuple[str
     # The first block is where counting fails, the last one where a run ended.
     for block in {b.index: b for b in (*blocks[:1], *blocks[-1:])}.values():
         notes += [f"{who}: {text.splitlines()[-1]}" for who, text in block.problems.items() if text]
+    notes += [told for block in blocks[:1] if (told := counted_nowhere(block))]
     return tuple(notes)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from benchmarks.harness.baseline import Baseline
-from benchmarks.harness.counting import why_not_counted
+from benchmarks.harness.counting import CUDA_CALLS, only_now_counted, why_not_counted
 from benchmarks.harness.policy import Entry, Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Case, Finding, Status, judge_metric
@@ -162,6 +162,9 @@ def not_passed(record: Record, base: Record | None) -> Finding:
 def _judge_counters(now: Record, base: Record | None, entry: Entry) -> Iterator[Finding]:
     if base is None:
         return
+    text = only_now_counted([base], [now])
+    if text:
+        yield Finding(now.id, CUDA_CALLS, Status.NOT_GATED, detail=f"in the baseline, {text}")
     for name in sorted(set(base.counters) | set(now.counters)):
         before, after = base.counters.get(name), now.counters.get(name)
         if before is None or before == after:

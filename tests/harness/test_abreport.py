@@ -12,6 +12,8 @@ from benchmarks.harness import live
 from benchmarks.harness.abreport import Report, content, lines, markdown, texts
 from benchmarks.harness.blocks import Block
 from benchmarks.harness.compare import judge_blocks
+from benchmarks.harness.counting import NOT_COUNTED
+from benchmarks.harness.evidence import counted_nowhere
 from benchmarks.harness.live import Display
 from benchmarks.harness.trees import Arm
 from benchmarks.harness.versus import Ended
@@ -150,3 +152,20 @@ def test_terminal_gets_a_table_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) 
     assert "3.1 s: next[n=9]" in shown
     assert "step[n=8]" in shown
     assert "3 blocks to go" in shown
+
+
+def test_what_is_compared_with_nothing_is_told_with_its_reason() -> None:
+    """Only the head's CUDA calls could be counted: the table alone would not say why."""
+    counted = replace(toy(time_s=1.0), counters={"launches": 3})
+    blocks = [block(n, [toy(time_s=1.0)], [counted]) for n in range(6)]
+    told = "in the base arm, there is no count of them: nothing to compare launches with"
+    assert f"  step: {told}" in texts([*lines(report(blocks))])
+
+
+def test_counts_that_neither_arm_has_are_told() -> None:
+    """A change of them is not seen, and a reader must know."""
+    lost = replace(toy(time_s=1.0), notes=(f"{NOT_COUNTED}: no CUPTI",))
+    told = counted_nowhere(block(0, [lost, toy("b")], [lost, toy("b")]))
+    assert told.startswith("CUDA calls of 1 benchmarks were counted in neither arm")
+    assert told.endswith(": no CUPTI")
+    assert counted_nowhere(block(0, [lost], [toy()])) == ""

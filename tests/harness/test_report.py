@@ -127,3 +127,12 @@ def test_wrong_answer_shows_its_reason(toy_machine: Machine) -> None:
 def test_values_carry_their_units(metric: str, value: float | None, expected: str) -> None:
     """From the end of the metric's name."""
     assert show(metric, value) == expected
+
+
+def test_what_is_compared_with_nothing_is_told_with_its_reason(toy_machine: Machine) -> None:
+    """Counts of CUDA calls beside a baseline that has none."""
+    now = dataclasses.replace(STEP, counters={"launches": 3})
+    found = text(toy_machine, now)
+    assert "step cuda_calls" in found
+    told = "in the baseline, there is no count of them: nothing to compare launches with"
+    assert f"not compared (1 of these): {told}" in found

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness.baseline import Baseline
+from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Outcome, Record, Session
@@ -174,6 +175,17 @@ def test_vanished_counter_says_why() -> None:
     found = verdict([now], [before])
     assert found.code is Code.COVERAGE
     assert found.red[0].detail == "syncs: 3 in one call and 4 in the next"
+
+
+def test_counts_that_the_baseline_lacks_are_named() -> None:
+    """It was recorded where counting failed: the run's counts are compared with nothing."""
+    before = dataclasses.replace(step(), notes=(f"{NOT_COUNTED}: no CUPTI",))
+    now = dataclasses.replace(step(), counters={"launches": 3, "graphs": 1})
+    found = verdict([now], [before])
+    assert (found.code, statuses(found)["step cuda_calls"]) == (Code.PASS, Status.NOT_GATED)
+    (detail,) = [f.detail for f in found.findings if f.metric == "cuda_calls"]
+    assert detail.endswith("not counted: no CUPTI: nothing to compare launches with")
+    assert "step cuda_calls" not in statuses(verdict([now], [now]))
 
 
 def test_changed_declaration_is_coverage() -> None:

@@ -242,21 +242,26 @@ class Uncounted(ToyProcesses):
         return Ran(None, 4, "CUPTI is not available")
 
 
-@pytest.mark.parametrize(("lacking", "code"), [(SIDES, Code.PASS), (("head",), Code.COVERAGE)])
+@pytest.mark.parametrize(
+    ("lacking", "code"),
+    [(SIDES, Code.PASS), (("head",), Code.COVERAGE), (("base",), Code.COVERAGE)],
+)
 def test_counting_that_fails_stops_nothing(
     toys: Toys, lacking: tuple[Side, ...], code: Code
 ) -> None:
-    """Times are still compared and the block says why; counts that only the base has are missed."""
+    """Times are still compared and the block says why; counts that only one arm has are missed."""
     versus = toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True)
     arms = dict(versus.arms)
     for side in lacking:
         arms[side] = Uncounted({"step": 1.0}, 0.001, random.Random(side), toys.log, side)
     comparison, _ = toys.run(replace(versus, arms=arms))
     assert (comparison.code, len(toys.blocks)) == (code, 6)
-    assert toys.blocks[0].problems["head, counting"] == "CUPTI is not available"
+    side = lacking[0]
+    assert toys.blocks[0].problems[f"{side}, counting"] == "CUPTI is not available"
     note = "CUDA calls were not counted: CUPTI is not available"
-    assert toys.blocks[0].head.by_id()["step"].notes == (note,)
-    details = [e.finding.detail for e in comparison.entries if e.finding.metric == "launches"]
+    assert toys.blocks[0].session(side).by_id()["step"].notes == (note,)
+    counters = ("launches", "cuda_calls")
+    details = [e.finding.detail for e in comparison.entries if e.finding.metric in counters]
     assert all(note in detail for detail in details)
     assert len(details) == (code is Code.COVERAGE)
 
@@ -278,6 +283,16 @@ def test_reason_for_a_missing_counter_reaches_the_finding(toys: Toys) -> None:
     comparison, _ = toys.run(replace(versus, arms={**versus.arms, "head": wavering}))
     assert comparison.code is Code.COVERAGE
     assert "launches: 3 in one call and 4 in the next" in comparison.red[0].finding.detail
+
+
+def test_count_that_became_exact_is_named_and_green(toys: Toys) -> None:
+    """The base's own depends on the data: the head's is compared with nothing, and is no loss."""
+    versus = toys.versus({"step": 1.0}, {"step": 1.0}, on_gpu=True)
+    wavering = Wavering({"step": 1.0}, 0.001, random.Random(0), toys.log, "base")
+    comparison, _ = toys.run(replace(versus, arms={**versus.arms, "base": wavering}))
+    (found,) = [e.finding for e in comparison.entries if e.finding.metric == "cuda_calls"]
+    assert (comparison.code, found.status) == (Code.PASS, Status.NOT_GATED)
+    assert "launches: 3 in one call and 4 in the next" in found.detail
 
 
 @pytest.mark.parametrize(("ids", "expected"), [(None, 8.0), (("a",), 2.0), (("a", "b"), 4.0)])
