@@ -40,7 +40,7 @@ class Fresh:
 
     def measure(self, machine: Machine, suite: str, records: Sequence[Record]) -> Session:
         """Measure these benchmarks once more; one that gives no record comes back as errored."""
-        measured, problem = self.session([record.node for record in records])
+        measured, _, problem = self.session([record.node for record in records])
         if measured is None:
             measured = Session(machine, suite, "unknown")
         missing = [record for record in records if record.id not in measured.by_id()]
@@ -50,18 +50,18 @@ class Fresh:
     def count(self, records: Sequence[Record]) -> tuple[dict[str, Record], str]:
         """The records of a counting process, by id, and how it ended if it gave none."""
         nodes = [record.node for record in records]
-        counted, problem = self.session(nodes, "--benchmark-count")
+        counted, _, problem = self.session(nodes, "--benchmark-count")
         return ({} if counted is None else dict(counted.by_id())), problem
 
-    def session(self, selection: Sequence[str], *options: str) -> tuple[Session | None, str]:
-        """What a fresh process measured of a selection; None, and how it ended, if nothing."""
+    def session(self, selection: Sequence[str], *options: str) -> tuple[Session | None, int, str]:
+        """What a fresh process measured of a selection, None if nothing; its exit code; its end."""
         command = [*self.command(selection), *options]
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
             output = Path(folder) / "records.json"
-            problem = self._run([*command, *QUIET], output)
-            return (read_session(output) if output.exists() else None), problem
+            code, problem = self._run([*command, *QUIET], output)
+            return (read_session(output) if output.exists() else None), code, problem
 
-    def _run(self, command: list[str], output: Path) -> str:
+    def _run(self, command: list[str], output: Path) -> tuple[int, str]:
         environment = with_bytecode(os.environ, self.log.parent / BYTECODE)
         environment[RECORDS_FILE] = str(output)
         with terminable():
@@ -69,4 +69,4 @@ class Fresh:
                 command, self.root, environment, self.log, TIMEOUT_S, self.tell
             )
         tail = "\n".join(text.strip().splitlines()[-TAIL_LINES:])
-        return f"the fresh process ended with exit code {code}\n{tail}"
+        return code, f"the fresh process ended with exit code {code}\n{tail}"

@@ -128,13 +128,37 @@ def test_times_are_kept_where_counting_is_interrupted(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Fresh, "session", lambda *_: (session, ""))
+    monkeypatch.setattr(Fresh, "session", lambda *_: (session, 0, ""))
     monkeypatch.setattr(Fresh, "count", interrupted)
     assert command("record")[0] == 2
     (path,) = newest_sessions(tmp_path, session.machine.key, "room")
     (record,) = read_session(path).records
     assert record.metrics == STEP.metrics
     assert record.notes == (f"{NOT_COUNTED}: the session was cut off",)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "code", "said"),
+    [
+        (-11, Code.COVERAGE, "exit code -11: Segmentation fault"),
+        (3, Code.COVERAGE, "exit code 3: Segmentation fault"),
+        (-9, Code.ENVIRONMENT, "exit code -9: Segmentation fault"),
+        (11, Code.ENVIRONMENT, "exit code 11: Segmentation fault"),
+        (4, Code.USAGE, "Segmentation fault"),
+        (5, Code.USAGE, "the selection (-k) holds no benchmark"),
+    ],
+)
+def test_session_without_records_says_what_became_of_it(
+    tmp_path: Path, here: Machine, monkeypatch: pytest.MonkeyPatch, command: Command,
+    exit_code: int, code: Code, said: str,
+) -> None:  # fmt: skip
+    """A crash is a benchmark's, a time limit or a kill the machine's, bad arguments a person's."""
+    ends = [(run(here, STEP), 0, ""), (None, exit_code, "it ended\nSegmentation fault")]
+    monkeypatch.setattr(Fresh, "session", lambda *_: ends.pop(0))
+    found, printed = command("record", "--sessions", "3")
+    assert (found, said in printed) == (code, True), printed
+    assert "python -m benchmarks baseline: session 2 of 3" in printed
+    assert len(newest_sessions(tmp_path, here.key, "room")) == 1
 
 
 def test_baseline_without_counts_says_so(

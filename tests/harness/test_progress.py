@@ -50,7 +50,7 @@ def test_fresh_process_tells_each_benchmark(tmp_path: Path) -> None:
     toy = make_toy_tree(tmp_path / "toy")
     told: list[str] = []
     fresh = Fresh(toy.root, ("--device", "cpu"), told.append)
-    session, problem = fresh.session(["benchmarks"])
+    session, _, problem = fresh.session(["benchmarks"])
     assert session is not None, problem
     assert [text.split(" s: ")[1] for text in told] == ["spin", "steady"]
     assert all(float(text.split(" s: ")[0]) < 600 for text in told)

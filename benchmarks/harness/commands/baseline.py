@@ -27,6 +27,7 @@ from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.judging import uncounted, with_counts
 from benchmarks.harness.lock import alone
 from benchmarks.harness.machine import resolve_device, slug, this_machine
+from benchmarks.harness.processes import NOTHING_SELECTED, Ran, lost
 from benchmarks.harness.record import Session, read_json, read_session, write_session
 from benchmarks.harness.rules import KNOWN_SESSIONS
 from benchmarks.harness.sessions import (
@@ -99,9 +100,9 @@ def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> lis
     for number in range(1, arguments.sessions + 1):
         order = random.SystemRandom().randrange(2**31)
         _say(f"session {number} of {arguments.sessions}, order {order} ({fresh.log})")
-        session, problem = fresh.session(selection, "--benchmark-order", str(order))
+        session, code, end = fresh.session(selection, "--benchmark-order", str(order))
         if session is None:
-            raise UsageError(f"a session gave no records: {problem}")
+            raise _no_records(f"session {number} of {arguments.sessions}", code, end)
         path = session_path(arguments.root, session, datetime.datetime.now(datetime.UTC))
         if session.machine.device == "cuda":
             # The times are kept, however counting ends.
@@ -112,6 +113,16 @@ def _record(arguments: Namespace, fresh: Fresh, selection: Sequence[str]) -> lis
         _say(f"  {sum(r.outcome == 'passed' for r in session.records)} benchmarks: {path}")
         sessions.append(session)
     return sessions
+
+
+def _no_records(which: str, code: int, end: str) -> ValueError:
+    """What a session that measured nothing means: bad arguments, a crash, an unfit machine."""
+    if code == NOTHING_SELECTED:
+        return UsageError(f"{which}: the selection (-k) holds no benchmark")
+    tail = end.partition("\n")[2]
+    if code == Code.USAGE:
+        return UsageError(f"{which}: its process ended with USAGE (4)\n{tail}")
+    return lost(f"{which} gave no records:", Ran(None, code, tail))
 
 
 def run_accept(arguments: Namespace) -> int:
