@@ -21,7 +21,6 @@ from rap.model.transformer import Encoder, PositionTable
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NUM_COLOURS = 3
 ADAPTATION_HIDDEN = 64
 # EfficientNet's 0.01 averages over hundreds of steps: right for ImageNet, but a short training
 # would be scored with statistics that it left behind long ago.
@@ -121,13 +120,14 @@ class Regressor(nn.Module):
         images: Float[Tensor, "b c h w"],
         with_features: bool = False,
         num_featured: int | None = None,
+        are_features: bool = False,
     ) -> Prediction:
         """Poses of images in [0, 1]; features for the alignment losses only when asked for.
 
-        Features are of the first `num_featured` images, or of all. In the place of images there may
-        be `features` of them, where both branches read one level.
+        These are of the first `num_featured` images, or of all. With `are_features`, in the place
+        of images come their `features` of the one level that both branches then must read.
         """
-        maps = self.features(images) if images.shape[1] == NUM_COLOURS else [images, images]
+        maps = [images, images] if are_features else self.features(images)
         translation = self.translation_branch(maps[0], self.positions)
         rotation = self.rotation_branch(maps[1], self.positions)
         features = self._adapt([level[:num_featured] for level in maps]) if with_features else None

@@ -58,6 +58,8 @@ class Batch:
     world_from_camera: Float[Tensor, "b 4 4"]
     sizes: dict[str, int]
     """Images per term: `pose` first, then `rendered`, then `view`."""
+    are_features: bool = False
+    """Whether `images` are features."""
 
 
 def epoch_seed(seed: int, epoch: int, purpose: str) -> int:
@@ -110,7 +112,7 @@ def batches(
         positions.append((bank, position))
     for step, images in enumerate(zip(*streams, strict=True)):
         poses = [bank.poses.index_select(0, position[step]) for bank, position in positions]
-        yield Batch(torch.cat(images), torch.cat(poses), sizes)
+        yield Batch(torch.cat(images), torch.cat(poses), sizes, isinstance(banks, FeatureBanks))
 
 
 def _ahead(indices: Int64[Tensor, "s b"], device: torch.device) -> Int64[Tensor, "s b"]:

@@ -30,8 +30,8 @@ NUM_VARIANTS = 64
 """Of `compare`: one for each shape and kind of network in a process; by itself it stops at 8."""
 
 
-Shapes = tuple[torch.Size, dict[str, int]]
-"""Of the images, and how many there are of each kind."""
+Shapes = tuple[torch.Size, dict[str, int], bool]
+"""Of the images, how many there are of each kind, and whether they are features."""
 
 
 class Runner:
@@ -251,4 +251,4 @@ def _why_not_compiled(config: Config) -> str:
 
 def shapes(batch: Batch) -> Shapes:
     """What a compiled or recorded step is made for."""
-    return batch.images.shape, dict(batch.sizes)
+    return batch.images.shape, dict(batch.sizes), batch.are_features

@@ -58,7 +58,7 @@ class Inputs:
             )
             if frozen:
                 images = trunk_features(self._regressor, images, config)
-            yield replace(batch, images=images)
+            yield replace(batch, images=images, are_features=frozen)
 
     def _cache(self, epoch: int, camera: Camera) -> FeatureBanks:
         """Features of all images, computed anew when views were redrawn or the size has changed."""

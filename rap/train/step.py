@@ -180,7 +180,7 @@ def micro_batches(batch: Batch, num: int) -> Iterator[Batch]:
     images = [part.chunk(num) for part in batch.images.split(list(batch.sizes.values()))]
     poses = [part.chunk(num) for part in batch.world_from_camera.split(list(batch.sizes.values()))]
     for image, pose in zip(zip(*images, strict=True), zip(*poses, strict=True), strict=True):
-        yield Batch(torch.cat(image), torch.cat(pose), sizes)
+        yield Batch(torch.cat(image), torch.cat(pose), sizes, batch.are_features)
 
 
 def loss_terms(
@@ -200,7 +200,7 @@ def loss_terms(
     """
     terms, features = learner.compare(
         learner.regressor, learner.pose_loss, batch.images, batch.world_from_camera,
-        batch.sizes, config.weights, config.train.feature_loss, halves or {},
+        batch.sizes, config.weights, config.train.feature_loss, halves or {}, batch.are_features,
     )  # fmt: skip
     if config.weights.adversarial:
         assert features is not None
@@ -229,12 +229,17 @@ def compare(
     weights: LossWeights,
     kind: FeatureLoss,
     halves: dict[str, Tensor],
+    are_features: bool,
 ) -> tuple[Terms, Float[Tensor, "l f d y x"] | None]:
     """What one forward pass gives: all terms but the adversarial one, which needs its features.
 
     `halves`: weights in half precision by name, which stand for the regressor's own.
+    `are_features`: the images are a frozen trunk's features of them.
     """
-    named = {"with_features": needs_features(weights), "num_featured": 2 * sizes["pose"]}
+    named = {
+        "with_features": needs_features(weights), "num_featured": 2 * sizes["pose"],
+        "are_features": are_features,
+    }  # fmt: skip
     prediction = functional_call(regressor, halves, (images,), named)
     # Autocast would take the losses' matrix products in half precision.
     with torch.autocast(images.device.type, enabled=False):

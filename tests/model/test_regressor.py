@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rap import geometry
 from rap.config import BatchNorm, ConfigError, ModelConfig
+from rap.model import regressor
 from rap.model.regressor import Prediction, Regressor, build_regressor
 
 SMALL = ModelConfig(
@@ -54,6 +55,29 @@ def test_features_of_both_levels_have_the_finer_size(height: int, width: int) ->
     features = small().eval()(photographs(2, height, width), with_features=True).features
     assert features is not None
     assert features.shape == (2, 2, 8, height // 8, width // 8)
+
+
+class ThreeChannels(torch.nn.Module):
+    """A trunk whose features have as many channels as images have colours."""
+
+    channels = (3, 3)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """A sixteenth of the size, twice."""
+        return [torch.nn.functional.avg_pool2d(images, 16)] * 2
+
+
+def test_features_are_told_from_images_by_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by their channels: a trunk may give three. Images are the default."""
+    monkeypatch.setattr(regressor, "build_trunk", lambda *_: ThreeChannels())
+    net, images = small(rotation_level=4).eval(), photographs()
+    whole = net(images)
+    features = net.features(images)[0]
+    rest = net(features, are_features=True)
+    torch.testing.assert_close(whole.world_from_camera, rest.world_from_camera)
+    monkeypatch.undo()
+    with pytest.raises(jaxtyping.TypeCheckError):
+        small()(torch.rand(2, 8, 3, 4))
 
 
 def test_one_level_for_both_branches() -> None:

@@ -65,6 +65,7 @@ def test_a_trunk_that_learns_gets_images(
     for epoch, settings in ((0, config), (3, set_train(config, freeze_after=1.0))):
         batches = given(Inputs(regressor, material, settings), epoch)
         assert {batch.images.shape for batch in batches} == {(16, 3, 48, 64)}
+        assert not any(batch.are_features for batch in batches)
 
 
 @pytest.mark.parametrize("height", [48, 24])
@@ -77,6 +78,8 @@ def test_cached_features_are_those_computed_in_each_step(
     cached = given(Inputs(regressor, material, set_train(config, cached_features=True)), 1)
     for a, b in zip(plain, cached, strict=True):
         assert a.sizes == b.sizes == {"pose": 4, "rendered": 4, "view": 8}
+        assert a.are_features
+        assert b.are_features
         assert torch.equal(a.world_from_camera, b.world_from_camera)
         assert a.images.shape == (16, regressor.trunk.channels[0], height // 16, height // 12)
         torch.testing.assert_close(a.images, b.images)
@@ -92,7 +95,10 @@ def test_the_network_answers_features_as_it_answers_their_images(
     assert regressor.trunk.training
     regressor.eval()
     with torch.no_grad():
-        whole, rest = (regressor(one, with_features=True) for one in (images, features))
+        whole, rest = (
+            regressor(one, with_features=True, are_features=one is features)
+            for one in (images, features)
+        )
     torch.testing.assert_close(whole.world_from_camera, rest.world_from_camera)
     torch.testing.assert_close(whole.features, rest.features)
 

@@ -255,8 +255,9 @@ def test_micro_batches_hold_photographs_with_their_own_renderings() -> None:
     poses = torch.eye(4).repeat(32, 1, 1)
     poses[:, 0, 3] = images
     batch = Batch(images[:, None, None, None].expand(-1, 3, 1, 1), poses,
-                  {"pose": 8, "rendered": 8, "view": 16})  # fmt: skip
+                  {"pose": 8, "rendered": 8, "view": 16}, are_features=True)  # fmt: skip
     parts = list(micro_batches(batch, 4))
+    assert all(part.are_features for part in parts)
     assert [part.sizes for part in parts] == [{"pose": 2, "rendered": 2, "view": 4}] * 4
     assert parts[1].images[:, 0, 0, 0].tolist() == [2, 3, 102, 103, 202, 202, 203, 203]
     assert torch.equal(parts[1].world_from_camera[:, 0, 3], parts[1].images[:, 0, 0, 0])
