@@ -93,9 +93,23 @@ def _convolve(conv: nn.Conv2d, images: Tensor) -> Tensor:
     return conv(images)
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution, of one pixel or with channels last as the matrix product that it is.
+
+    cuDNN compiles its half-precision kernels anew in each process, for each shape and direction.
+    Exported files keep the convolution, which other programs know how to lay out.
+    """
+    if x.shape[2] == x.shape[3] == 1:
+        return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    if not channels_last or torch.compiler.is_exporting():
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 def _project_gated(wide: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 1×1 convolution of a product."""
-    return F.conv2d(wide * gate, weight, bias)
+    return pointwise(wide * gate, weight, bias)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -126,11 +140,11 @@ class Block(nn.Module):
         """Features of the next block."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = norm_silu(self.expand_norm, self.expand(y))
+            y = norm_silu(self.expand_norm, pointwise(y, self.expand.weight, self.expand.bias))
         y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
         # As adaptive_avg_pool2d, whose gradient takes a detour over strides.
-        squeezed = F.silu(self.squeeze(y.mean((2, 3), keepdim=True)))
-        gate = torch.sigmoid(self.excite(squeezed))
+        squeezed = pointwise(y.mean((2, 3), keepdim=True), self.squeeze.weight, self.squeeze.bias)
+        gate = pointwise(F.silu(squeezed), self.excite.weight, self.excite.bias).sigmoid()
         y = cheap_again(_project_gated, y, gate, self.project.weight, self.project.bias)
         y = self.project_norm(y)
         if not self.residual:

@@ -107,8 +107,6 @@ def folded_trunk(trunk: EfficientNetTrunk | TimmTrunk) -> EfficientNetTrunk | Ti
         if block.expand is not None:
             pairs.append((block, "expand", "expand_norm"))
         pairs += [(block, "depthwise", "depthwise_norm"), (block, "project", "project_norm")]
-        for name in ("squeeze", "excite"):
-            setattr(block, name, Pointwise(getattr(block, name)))
     for owner, conv, norm in pairs:
         setattr(owner, conv, folded(getattr(owner, conv), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
@@ -126,24 +124,6 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     shift = (bias - norm.running_mean.double()) * gain + norm.bias.double()
     joined.bias = nn.Parameter(shift.float())
     return joined
-
-
-class Pointwise(nn.Module):
-    """A 1×1 convolution of one pixel as the matrix product that it is."""
-
-    __call__: Callable[[Tensor], Tensor]
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        device = conv.weight.device
-        self.linear = nn.Linear(conv.in_channels, conv.out_channels, device=device)
-        self.linear.weight.copy_(conv.weight[:, :, 0, 0])
-        assert conv.bias is not None
-        self.linear.bias.copy_(conv.bias)
-
-    def forward(self, x: Float[Tensor, "b c 1 1"]) -> Float[Tensor, "b d 1 1"]:
-        """The convolution of it."""
-        return self.linear(x.flatten(1))[:, :, None, None]
 
 
 class FixedBranch(nn.Module):

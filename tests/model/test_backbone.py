@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rap.config import ConfigError
@@ -14,6 +15,7 @@ from rap.model.backbone import (
     BlockSpec,
     block_table,
     build_trunk,
+    pointwise,
 )
 
 LEVELS = (4, 3)
@@ -102,6 +104,45 @@ def test_evaluation_is_deterministic() -> None:
     trunk = small(drop_connect=1.0)
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(trunk(x), trunk(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_pointwise_is_the_convolution(
+    size: tuple[int, int], biased: bool, channels_last: bool
+) -> None:
+    """Value, gradients and memory layout, whichever way it is computed."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    conv = nn.Conv2d(6, 4, 1, bias=biased, dtype=torch.float64)
+    x = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=layout)
+    free = [x.requires_grad_(), *conv.parameters()]
+    found, expected = pointwise(x, conv.weight, conv.bias), conv(x)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    slope = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(y, free, slope) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_with_channels_last_only_wide_kernels_are_convolved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the three convolutions of a block, the depthwise one; 1×1 are matrix products."""
+    trunk, x = small(), torch.rand(2, 3, 48, 40).contiguous(memory_format=torch.channels_last)
+    kernels: list[int] = []
+    convolve = torch.nn.functional.conv2d
+
+    def seen(x: Tensor, weight: Tensor, *others: object) -> Tensor:
+        kernels.append(weight.shape[-1])
+        return convolve(x, weight, *others)  # pyrefly: ignore (as conv2d takes them)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", seen)
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda conv, x, weight, bias: seen(
+        x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups))  # fmt: skip
+    trunk(x)
+    assert kernels
+    assert min(kernels) >= 3
 
 
 def test_channels_last_gives_the_same() -> None:

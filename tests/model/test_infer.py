@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rap.camera import Camera
 from rap.config import ModelConfig
-from rap.model.infer import Pointwise, PoseNetwork, folded, folded_trunk
+from rap.model.infer import PoseNetwork, folded, folded_trunk
 from rap.model.precision import tf32_scope
 from rap.model.regressor import Regressor, build_regressor
 from rap.model.transformer import EncoderLayer
@@ -122,15 +122,6 @@ def test_folded_convolution_is_both_layers(bias: bool) -> None:
         values.copy_(torch.rand(8) + 0.1)
     images = torch.randn(2, 6, 9, 9)
     torch.testing.assert_close(folded(conv, norm)(images), norm(conv(images)))
-
-
-def test_pointwise_is_the_convolution() -> None:
-    """A product of vectors, not a convolution over one pixel."""
-    conv = nn.Conv2d(6, 4, 1)
-    with torch.no_grad():
-        layer = Pointwise(conv)
-        values = torch.randn(3, 6, 1, 1)
-        torch.testing.assert_close(layer(values), conv(values))
 
 
 @pytest.mark.parametrize("backbone", ["b0", "b1"])
