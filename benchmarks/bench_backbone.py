@@ -63,7 +63,7 @@ def bench_backbone(
 
     flop = network.flop_of(step)
     seen = paths.first_arithmetic(trunk)
-    result = measure(step, items=len(images), unit="images", clock="gpu", flop=flop)
+    result = measure(step, items=len(images), unit="images", clock="gpu", flop=flop, replay=True)
 
     result.check(seen == [paths.ARITHMETIC[precision]], f"the trunk computed in {seen}")
     weights = plain.in_float64(trunk)

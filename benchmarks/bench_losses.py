@@ -64,7 +64,7 @@ def bench_losses(
             loss = chosen.loss()
             return loss.detach(), torch.autograd.grad(loss, chosen.free)
 
-    result = measure(step, items=batch_size, unit="images", clock="gpu")
+    result = measure(step, items=batch_size, unit="images", clock="gpu", replay=True)
 
     ran = {name for name, calls in called.items() if calls.num}
     wanted = {FORMULAS[term]} if term in FORMULAS else set()

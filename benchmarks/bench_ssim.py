@@ -44,7 +44,9 @@ def bench_ssim(
         (gradient,) = torch.autograd.grad(value, a)
         return value.detach(), gradient
 
-    result = measure(step, items=num_images, unit="images", clock="gpu", moves_bytes=4 * b.nbytes)
+    result = measure(
+        step, items=num_images, unit="images", clock="gpu", moves_bytes=4 * b.nbytes, replay=True
+    )
 
     exact = drawn.to(device).double().requires_grad_()
     expected = dense_ssim(exact, b.double())

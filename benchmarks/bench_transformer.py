@@ -99,7 +99,7 @@ def bench_transformer(
     flop = network.flop_of(lambda: step(inputs.clone()))
     with fused:
         step()
-    result = measure(step, items=len(inputs), unit="images", clock="gpu", flop=flop)
+    result = measure(step, items=len(inputs), unit="images", clock="gpu", flop=flop, replay=True)
 
     expected = 0 if attention in ("plain", "math") else layers
     result.check(fused.num == expected, f"{fused.num} calls of fused attention in {layers} layers")

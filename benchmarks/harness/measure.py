@@ -22,6 +22,7 @@ from benchmarks.harness.counting import CallCounter, compiled_graphs, graphs_sin
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import CacheState, ClockName, Record
+from benchmarks.harness.replaying import recorded
 from benchmarks.harness.statistics import log_median, median, median_half_width, quantile
 from benchmarks.harness.watch import Watch
 
@@ -100,6 +101,7 @@ class Measure:
         counters: Mapping[str, int] | None = None,
         moves_bytes: float | None = None,
         flop: float | None = None,
+        replay: bool = False,
     ) -> Result[T]:
         """Measure `step`.
 
@@ -108,7 +110,9 @@ class Measure:
         number: two calls are then the only warm-up, and with 1 the first is the measurement.
         `before_round` runs outside the span; it and a cold cache rule out batching of short work.
         `moves_bytes` and `flop` are the least that a call must move and compute: the report shows
-        their rates as shares of what this machine reaches.
+        their rates as shares of what this machine reaches. `replay`: on a GPU a CUDA graph of the
+        step is timed, so that its kernels count and not their launches; CUDA calls are counted of
+        the step itself.
         """
         if self.called:
             raise RuntimeError(f"{self.record.id}: measure() was called twice; make two benchmarks")
@@ -126,7 +130,8 @@ class Measure:
         else:
             on_gpu = clock == "gpu" and self.device == "cuda"
             self.record = replace(self.record, clock="gpu" if on_gpu else "wall", cache=cache)
-            timing = self._take(step, rounds, before_round, self._stage)
+            timed = recorded(step) if replay and self.device == "cuda" else step
+            timing = self._take(timed, rounds, before_round, self._stage)
             self._note_times(timing, self._stage)
             if items is not None:
                 self.metric(f"{unit}_per_s", items / self.record.metrics["time_s"])

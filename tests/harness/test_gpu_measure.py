@@ -12,6 +12,7 @@ from benchmarks.harness.machine import slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import ClockName, Record
+from benchmarks.harness.replaying import NUM_TRIALS
 
 pytestmark = [
     pytest.mark.cuda,
@@ -54,6 +55,31 @@ def test_both_clocks_are_stored(copies: Callable[[], torch.Tensor]) -> None:
     assert metrics["time_s"] == metrics["gpu_s"]
     metrics = measured(copies, "wall").metrics
     assert metrics["time_s"] == metrics["wall_s"] > metrics["gpu_s"]
+
+
+def test_a_replay_times_kernels_alone() -> None:
+    """The same results, 200 launches in one: the host no longer sets the pace."""
+    _, gpu = this_machine("cuda")
+    number = torch.zeros((), device="cuda")
+    calls: list[int] = []
+
+    def step() -> torch.Tensor:
+        calls.append(1)
+        found = number
+        for _ in range(200):
+            found = found + 1
+        return found
+
+    records = {}
+    for replay in (False, True):
+        stage = Stage(Canaries("cuda"), gpu, MemoryWatch("cuda"), lambda times: None)
+        measure = Measure(Record("step", "node"), "cuda", NONE, stage)
+        calls.clear()
+        result = measure(step, clock="gpu", replay=replay)
+        assert float(result.value) == 200
+        assert (len(calls) == NUM_TRIALS + 1) is replay
+        records[replay] = measure.record
+    assert records[True].metrics["gpu_s"] < records[False].metrics["gpu_s"]
 
 
 def test_short_kernels_are_batched() -> None:
