@@ -85,6 +85,8 @@ class Session:
     """What this machine reached in this session: `bytes_per_s` copied, `flop_per_s` multiplied."""
     order: int | None = None
     """The seed that shuffled the benchmarks; None: in the order of their files."""
+    deselected: tuple[str, ...] = ()
+    """Benchmarks that the suite has and this process was not asked for (`-k`)."""
 
     def by_id(self) -> Mapping[str, Record]:
         """The records under their ids."""
@@ -122,6 +124,7 @@ def parse_session(content: object, where: str) -> Session:
         _read_subject(content.get("subject"), where),
         dict(ceilings) if isinstance(ceilings, dict) else {},
         _read_order(content.get("order"), where),
+        _read_ids(content.get("deselected", []), where),
     )
 
 
@@ -129,6 +132,12 @@ def _read_order(content: object, where: str) -> int | None:
     if content is None or (isinstance(content, int) and not isinstance(content, bool)):
         return content
     raise RecordError(f"{where}: order: {content!r} is no seed")
+
+
+def _read_ids(content: object, where: str) -> tuple[str, ...]:
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return tuple(content)
+    raise RecordError(f"{where}: deselected: must be a list of ids")
 
 
 def _read_subject(content: object, where: str) -> Subject | None:

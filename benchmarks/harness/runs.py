@@ -61,6 +61,12 @@ class Options:
     effect: float | None = None
     """The smallest slowdown of interest, instead of each benchmark's own in the policy."""
 
+    @property
+    def keyword(self) -> str:
+        """The expression of -k; empty without."""
+        words = (*self.selection, "-k", "")
+        return words[words.index("-k") + 1]
+
 
 @dataclass(frozen=True)
 class Trees:

@@ -5,7 +5,7 @@ measured again beside the base commit, and only that can prove a slowdown. Cover
 exact memory and counters are decided here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.harness.baseline import Baseline
@@ -14,6 +14,7 @@ from benchmarks.harness.parameters import matches
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Finding, Status
+from benchmarks.harness.selection import asked_for
 from benchmarks.harness.verdict import judge
 
 LOOSE = 0.01
@@ -49,12 +50,14 @@ class Screened:
         return tuple(sorted({*self.suspects, *self.paired}))
 
 
-def screen(run: Session, baseline: Baseline | None, policy: Policy, *, selected: bool) -> Screened:
-    """Screen a pass of the head. With `selected` (-k) coverage is judged over what was run."""
+def screen(
+    run: Session, baseline: Baseline | None, policy: Policy, *, keyword: str = ""
+) -> Screened:
+    """Screen a pass of the head; with a `keyword` (-k) only what that asks for can be missing."""
     stored = {} if baseline is None else baseline.records
-    expected = [name for name in stored if not selected or name in run.by_id()]
+    expected = _asked_for(run, stored, keyword) if keyword else [*stored]
     verdict = judge(run, baseline, policy, expected=expected, baseline_required=True)
-    kept: list[Finding] = [] if selected else [*_without_benchmark(run, policy)]
+    kept: list[Finding] = [] if keyword else [*_without_benchmark(run, policy)]
     suspects: set[str] = set()
     accuracies = {
         record.id for record, entry in _gated(run, policy)
@@ -76,6 +79,14 @@ def screen(run: Session, baseline: Baseline | None, policy: Policy, *, selected:
     suspects &= {record.id for record, _ in _gated(run, policy)}
     num_gated = sum(len([*_times(record, e, policy)]) for record, e in _gated(run, policy))
     return Screened(tuple(kept), tuple(sorted(suspects)), tuple(sorted(accuracies)), num_gated)
+
+
+def _asked_for(run: Session, stored: Mapping[str, Record], keyword: str) -> list[str]:
+    """Ids of the baseline that were run, or that -k would choose if the suite still had them."""
+    had = {*run.by_id(), *run.deselected}
+    lost = [record for name, record in stored.items() if name not in had]
+    known = (*run.records, *(record for name, record in stored.items() if name in had))
+    return [*(name for name in stored if name in run.by_id()), *asked_for(keyword, lost, known)]
 
 
 def _gated(run: Session, policy: Policy) -> Iterator[tuple[Record, Entry]]:

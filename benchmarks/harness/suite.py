@@ -68,6 +68,7 @@ class Suite:
         self.faults = injected
         self.timing: TimedRun | None = None
         self._ids: dict[str, str] = {}
+        self._collected: set[str] = set()
         self._memory: MemoryWatch | None = None
         self._measures: dict[str, Measure] = {}
         self._records: dict[str, Record] = {}
@@ -107,6 +108,7 @@ class Suite:
                 if not any(f.kind == "missing" and matches(f.target, name)
                            for f in self.faults.faults):  # fmt: skip
                     kept.append(item)
+                    self._collected.add(name)
         for item in kept:
             self._skip(item)
         return kept if self.wanted.order is None else shuffled(kept, self.wanted.order)
@@ -182,10 +184,12 @@ class Suite:
             raise RuntimeError("nothing is timed in this session")
         records = tuple(self._records[node] for node in self._ids if node in self._records)
         works = any(record.work for record in records) and self.timing.counter is None
+        left_out = tuple(sorted(self._collected - set(self._ids.values())))
         return Session(
             self.timing.machine, self.name, self.timing.commit, (*records, *self._uncollected),
             self.faults.text,
             measured_subject(), measure_ceilings(self.device) if works else {}, self.wanted.order,
+            left_out,
         )  # fmt: skip
 
     def expected(self, config: pytest.Config) -> Collection[str]:

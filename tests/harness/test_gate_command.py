@@ -128,10 +128,13 @@ def test_slower_session_is_no_slower_code(stage: Stage) -> None:
     assert len(stage.log) == 1 + 2 * 8
 
 
-def test_lost_benchmark_is_coverage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the baseline and of the policy."""
+@pytest.mark.parametrize("selection", [(), ("-k", "spin or steady"), ("-k", "core")])
+def test_lost_benchmark_is_coverage(
+    stage: Stage, capsys: pytest.CaptureFixture[str], selection: tuple[str, ...]
+) -> None:
+    """Of the baseline and of the policy; and of what -k asks for."""
     stage.benchmarks = ("spin",)
-    assert stage.gate() == 12
+    assert stage.gate(*selection) == 12
     assert "steady: MISSING" in capsys.readouterr().out
 
 

@@ -31,10 +31,10 @@ STORED = (
 )
 
 
-def screened(*changed: Record, selected: bool = False) -> Screened:
+def screened(*changed: Record) -> Screened:
     """A pass that is the stored one but for these records."""
     now = {record.id: record for record in (*STORED, *changed)}
-    return screen(session(*now.values()), baseline(*STORED), ALL, selected=selected)
+    return screen(session(*now.values()), baseline(*STORED), ALL)
 
 
 def statuses(found: Screened) -> dict[str, Status]:
@@ -68,7 +68,7 @@ def test_slower_machine_excuses_nothing() -> None:
     """Canaries that are as much slower may be noise, or a thread that the change left running."""
     stored = replace(STORED[0], canary={"wall.copy": 1.0})
     now = replace(toy("step_a", time_s=1.1), canary={"wall.copy": 1.1})
-    found = screen(session(now), baseline(stored), ALL, selected=True)
+    found = screen(session(now), baseline(stored), ALL, keyword="step")
     assert found.suspects == ("step_a",)
 
 
@@ -126,21 +126,33 @@ def test_coarse_time_is_screened_by_its_own_margin(
     """A compiler's seconds repeat to 10 %: the loose one per cent would suspect every run."""
     policy = Policy(POLICY.metrics, tuple(e for e in POLICY.entries if e.name == "open*"))
     stored = baseline(toy("open", open_s=10.0))
-    found = screen(session(toy("open", open_s=seconds)), stored, policy, selected=True)
+    found = screen(session(toy("open", open_s=seconds)), stored, policy, keyword="open")
     assert found.suspects == suspects
 
 
 def test_whole_policy_is_demanded() -> None:
     """An entry that no benchmark matches has lost it; with -k that is not judged."""
     run = session(*STORED[:2])
-    full = screen(run, baseline(*STORED[:2]), ALL, selected=False)
+    full = screen(run, baseline(*STORED[:2]), ALL)
     assert statuses(full) == {"hold*": Status.MISSING, "learn*": Status.MISSING}
-    assert statuses(screen(run, baseline(*STORED), ALL, selected=True)) == {}
+    left_out = replace(run, deselected=("hold", "learn"))
+    assert statuses(screen(left_out, baseline(*STORED), ALL, keyword="step")) == {}
+    assert statuses(screen(left_out, baseline(*STORED), ALL, keyword="core")) == {}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "missed"), [("step", ["step_b"]), ("step_a", []), ("core", ["learn", "step_b"])]
+)
+def test_selected_benchmark_that_the_suite_lost_is_missing(keyword: str, missed: list[str]) -> None:
+    """Deleted or renamed; with a mark nobody knows whether it had it, and it is not left out."""
+    run = replace(session(STORED[0]), deselected=("hold",))
+    found = statuses(screen(run, baseline(*STORED), ALL, keyword=keyword))
+    assert found == dict.fromkeys(missed, Status.MISSING)
 
 
 def test_no_baseline_is_environment() -> None:
     """A gate without anything to screen against proves nothing."""
-    found = screen(session(*STORED), None, ALL, selected=False)
+    found = screen(session(*STORED), None, ALL)
     assert Status.NO_BASELINE in {finding.status for finding in found.findings}
 
 
@@ -148,5 +160,5 @@ def test_advisory_benchmarks_are_no_suspects() -> None:
     """They are shown by the screen and never paired."""
     policy = Policy(POLICY.metrics, (Entry("step*", "x", ("time_s",), tier="advisory"),))
     run = session(toy("step_a", time_s=9.0))
-    found = screen(run, baseline(STORED[0]), policy, selected=True)
+    found = screen(run, baseline(STORED[0]), policy, keyword="step")
     assert (found.suspects, found.num_gated) == ((), 0)

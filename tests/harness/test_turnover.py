@@ -1,5 +1,7 @@
 """Benchmarks that a change adds or takes away: declared ones pass with a note, lost ones do not."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.harness.baseline import Baseline
@@ -35,9 +37,10 @@ def judged(
     theirs = policy(*declared)
     terms = Terms(merged(policy(*ours), theirs), theirs, SUITE, names)
     records = session(*(timed(name, outcome) for name in run))
+    records = replace(records, deselected=tuple(sorted(names - {*run})) if selected else ())
     by_id = {name: timed(name) for name in stored}
     baseline = Baseline(MACHINE, "room", by_id, dict.fromkeys(by_id, "abc, 2026-01-01"))
-    found = screen(records, baseline, terms.policy, selected=selected)
+    found = screen(records, baseline, terms.policy, keyword="step or more" if selected else "")
     found = with_turnover(found, records, baseline, terms, selected=selected)
     return {f.id: f.status for f in found.findings if not f.metric}
 
@@ -119,8 +122,17 @@ def test_parameter_is_removed_like_a_benchmark() -> None:
 
 
 def test_selection_takes_nothing_away() -> None:
-    """With -k coverage is judged over what was run."""
+    """With -k coverage is judged over what that asks for."""
     assert judged(("step",), BASE, SUITE, selected=True) == {}
+
+
+def test_selected_benchmark_that_has_gone_is_missed_unless_declared() -> None:
+    """As without -k: out of the suite alone it is lost."""
+    found = judged(("more",), BASE, SUITE - {"step"} | {"more"}, selected=True)
+    assert found["step"] is Status.MISSING
+    declared = ("view", "golden")
+    found = judged(("more",), declared, SUITE - {"step"} | {"more"}, selected=True)
+    assert found["step"] is Status.REMOVED
 
 
 @pytest.mark.parametrize("status", [Status.NEW, Status.REMOVED])

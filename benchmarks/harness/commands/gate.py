@@ -131,9 +131,9 @@ class Gate:
         policy = narrowed(self.judge.terms.policy, ())
         session = self._pass(arm)
         baseline, path = self._baseline(session)
-        selected = "-k" in self.options.selection
-        found = screen(session, baseline, policy, selected=selected)
-        found = with_turnover(found, session, baseline, self.judge.terms, selected=selected)
+        keyword = self.options.keyword
+        found = screen(session, baseline, policy, keyword=keyword)
+        found = with_turnover(found, session, baseline, self.judge.terms, selected=bool(keyword))
         committed = path.is_relative_to(self.base.folder / COMMITTED)
         name = f"{'the base' if committed else 'this machine'}'s {path.parent.name}/{path.name}"
         against = f"screened against {name}" if baseline else f"no baseline: {name} is not there"

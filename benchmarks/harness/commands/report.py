@@ -188,7 +188,7 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
     run = read_evidence(folder / SCREEN).run
     basis.require_head(folder / SCREEN, run)
     baseline, stored = basis.baseline(run)
-    found = screen(run, baseline, basis.policy, selected=False)
+    found = screen(run, baseline, basis.policy)
     known = known_of(suite_names(basis.root), baseline)
     if basis.origin is not None:
         found = with_turnover(found, run, baseline, basis.origin.terms, selected=False)
