@@ -24,7 +24,8 @@ class ImageConfig:
     pin_memory: bool = True
     """Page-lock host memory, so that copies to the GPU overlap with work."""
     device_budget_gib: float = 16.0
-    """Images above this size stay in host memory and stream to the device batch by batch."""
+    """Images above this size stay in host memory and stream to the device batch by batch; so do
+    cached features that do not fit it beside the images."""
     cache_dir: Path | None = None
     """Folder for decoded images, keyed by content; none: decode on every run."""
 

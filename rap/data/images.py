@@ -97,7 +97,7 @@ def decode_batches(
         return batch if slot + 1 == len(batch) else None
 
     ahead = 2 * batch_size + num_workers
-    with closing(_ordered(fill, places(), num_workers, ahead)) as filled:
+    with closing(ordered(fill, places(), num_workers, ahead)) as filled:
         # In order: when the last image of a batch is there, all of them are.
         yield from (batch for batch in filled if batch is not None)
 
@@ -153,7 +153,7 @@ def _for_each(
     results = []
     with (
         log.progress(doing, len(items), "images") as tick,
-        closing(_ordered(work, items, num_workers, ahead=len(items))) as done,
+        closing(ordered(work, items, num_workers, ahead=len(items))) as done,
     ):
         for result in done:
             results.append(result)
@@ -161,7 +161,7 @@ def _for_each(
     return results
 
 
-def _ordered(
+def ordered(
     work: Callable[[_Item], _Result], items: Iterable[_Item], num_workers: int, ahead: int
 ) -> Generator[_Result, None, None]:
     """`map(work, items)` by threads that run at most `ahead` items before the consumer."""
@@ -236,7 +236,7 @@ class ImageBank:
             yield from map(self.batch, indices)
             return
         ahead = num_workers + 1
-        with closing(_ordered(self._gather, indices, num_workers, ahead)) as gathered:
+        with closing(ordered(self._gather, indices, num_workers, ahead)) as gathered:
             yield from map(self._to_device, gathered)
 
     def write(

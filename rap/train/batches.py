@@ -4,7 +4,8 @@ Every random choice of an epoch (order, views, dropout) starts from `epoch_seed`
 needs no stored random state and still ends where an uninterrupted one does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rap.data.images import ImageBank
+from rap.data.images import ImageBank, ordered
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,49 @@ class Banks:
     rendered: ImageBank | None = None
     views: ImageBank | None = None
 
+    @property
+    def all(self) -> list[ImageBank]:
+        """Those that there are."""
+        banks = (self.photographs, self.rendered, self.views)
+        return [bank for bank in banks if bank is not None]
+
+    def leave_room(self, feature_bytes: int, budget_gib: float) -> bool:
+        """Whether features of all images fit a budget beside the images that lie on the device."""
+        there = sum(bank.images.nbytes for bank in self.all if bank.resident)
+        wanted = feature_bytes * sum(bank.num for bank in self.all)
+        return there + wanted <= budget_gib * 2**30
+
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """A frozen trunk's features in the place of a bank's images, on the device."""
+    """A frozen trunk's features in the place of a bank's images, on the device or on the host."""
 
     features: Float[Tensor, "n c h w"]
     poses: Float[Tensor, "n 4 4"]
     device: torch.device
     resident: bool = True
+    """Whether the features lie on the device."""
 
     def batches(
-        self, indices: Iterator[Int64[Tensor, "b"]], _num_workers: int
+        self, indices: Iterable[Int64[Tensor, "b"]], num_workers: int
     ) -> Iterator[Float[Tensor, "b c h w"]]:
-        """Features by index, which lies on the device."""
-        return (self.features.index_select(0, index) for index in indices)
+        """Features by index, on the device; threads gather ahead where they lie on the host.
+
+        The index lies where the features do.
+        """
+        if self.resident:
+            yield from (self.features.index_select(0, index) for index in indices)
+            return
+        pinned = self.features.is_pinned()
+
+        def gathered(index: Int64[Tensor, "b"]) -> Float[Tensor, "b c h w"]:
+            shape = (len(index), *self.features.shape[1:])
+            staging = torch.empty(shape, dtype=self.features.dtype, pin_memory=pinned)
+            return torch.index_select(self.features, 0, index, out=staging)
+
+        with closing(ordered(gathered, indices, num_workers, num_workers + 1)) as found:
+            # Pinned memory is given out again only after the copies from it have ended.
+            yield from (staging.to(self.device, non_blocking=pinned) for staging in found)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from rap.config import Config, Precision
 from rap.model.regressor import build_regressor
 from rap.train.batches import Batch
+from rap.train.inputs import trunk_features
 from rap.train.step import Learner, build_learner, needs_features, step
 
 BLOCK_BYTES = 512
@@ -64,8 +65,21 @@ def image_counts(config: Config) -> dict[str, int]:
     return sizes
 
 
-def footprint(config: Config, height: int, width: int) -> Footprint:
-    """A step's tensors for images of a size; raises what a network without values raises."""
+@dataclass(frozen=True)
+class CacheFootprint:
+    """Bytes of a frozen trunk's features that are kept (`train.cached_features`)."""
+
+    each: int
+    """Of one image."""
+    filling: int
+    """What the trunk takes besides weights while it computes some."""
+
+
+def footprint(config: Config, height: int, width: int, frozen: bool = False) -> Footprint:
+    """A step's tensors for images of a size; raises what a network without values raises.
+
+    `frozen`: of a step that is given the features of a trunk that no longer learns.
+    """
     # What changes no tensor's size is left out, so that an answer is found again.
     plain = Config(model=config.model, weights=config.weights, views=config.views)
     train = replace(
@@ -74,11 +88,35 @@ def footprint(config: Config, height: int, width: int) -> Footprint:
         ema_decay=0.5 * bool(config.train.ema_decay), feature_loss=config.train.feature_loss,
         grad_clip=float(bool(config.train.grad_clip)),
     )  # fmt: skip
-    return _footprint(replace(plain, train=train), height, width)
+    return _footprint(replace(plain, train=train), height, width, frozen)
+
+
+def cache_footprint(config: Config, height: int, width: int, at_once: int) -> CacheFootprint:
+    """What features of images of a size take, `at_once` in each call of the trunk; raises as above.
+
+    What is drawn at random on the images before is smaller than what the trunk makes of them.
+    """
+    plain, train = Config(model=config.model), config.train
+    settings = replace(
+        plain.train, precision=AS_ON_A_CPU[train.precision], channels_last=train.channels_last
+    )
+    return _cache_footprint(replace(plain, train=settings), height, width, at_once)
 
 
 @cache
-def _footprint(config: Config, height: int, width: int) -> Footprint:
+def _cache_footprint(config: Config, height: int, width: int, at_once: int) -> CacheFootprint:
+    regressor = build_regressor(config.model, seed=0).train()
+    without_values = FakeTensorMode()
+    with FakeCopyMode(without_values):
+        regressor = copy.deepcopy(regressor)
+    with without_values, Alive() as alive:
+        images = torch.zeros(at_once, 3, height, width)
+        features = trunk_features(regressor, images, config)
+        return CacheFootprint(features[0].nbytes, alive.peak)
+
+
+@cache
+def _footprint(config: Config, height: int, width: int, frozen: bool) -> Footprint:
     sizes, num_parts = image_counts(config), config.train.micro_batches
     shown = min(2, num_parts)
     part = {name: num // num_parts * shown for name, num in sizes.items()}
@@ -89,13 +127,17 @@ def _footprint(config: Config, height: int, width: int) -> Footprint:
     without_values = FakeTensorMode()
     with FakeCopyMode(without_values):
         learner = copy.deepcopy(learner)
+    with without_values:
+        one = torch.zeros(1, 3, height, width)
+        if frozen:
+            one = trunk_features(learner.regressor, one, config)
     with without_values, _NoScores(), Alive() as alive:
         for network in (learner.regressor, learner.average, learner.discriminator):
             if network is not None:
                 alive.follow([*network.parameters(), *network.buffers()])
-        images = torch.zeros(sum(sizes.values()), 3, height, width)
+        images = one.new_zeros(sum(sizes.values()), *one.shape[1:])
         num = sum(part.values())
-        batch = Batch(images[:num], torch.zeros(num, 4, 4), part)
+        batch = Batch(images[:num], torch.zeros(num, 4, 4), part, frozen)
         _make_moments(learner)
         step(learner, batch, config)
         learner.optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,8 @@
 Once the trunk is frozen (`train.freeze_after`), steps train the rest of the network on its
 features. They are computed for each batch, or once for all images each time that views are redrawn
 (`train.cached_features`). Without augmentation both give the same values; with it, cached images
-keep theirs until the next redraw.
+keep theirs until the next redraw. Features that do not fit `image.device_budget_gib` beside the
+images are kept in host memory.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from rap import log
 from rap.camera import Camera
 from rap.config import Config
 from rap.data.images import ImageBank
@@ -36,6 +38,7 @@ class Inputs:
         self._regressor, self._material, self._config = regressor, material, config
         self._cached: FeatureBanks | None = None
         self._cached_for: tuple[int, int] | None = None
+        self._on_device = True
 
     def of_epoch(self, epoch: int, indices: Int64[Tensor, "s b"]) -> Iterator[Batch]:
         """A batch for each row of photographs; follows from the epoch and the frozen trunk alone.
@@ -82,12 +85,34 @@ class Inputs:
         self, bank: ImageBank, camera: Camera, generator: torch.Generator
     ) -> FeatureBank:
         home = bank.device if bank.resident else torch.device("cpu")
-        found = []
+        features, done = torch.empty(0, 0, 0, 0), 0
         for index in torch.arange(bank.num, device=home).split(CACHED_AT_ONCE):
             images = shrunk(bank.batch(index), camera.height, camera.width)
             images = augmented(images, self._config.train, generator)
-            found.append(trunk_features(self._regressor, images, self._config))
-        return FeatureBank(torch.cat(found), bank.poses, bank.device)
+            found = trunk_features(self._regressor, images, self._config)
+            if done == 0:
+                features = self._memory_for(found, bank.num)
+            features[done : done + len(index)] = found
+            done += len(index)
+        return FeatureBank(features, bank.poses, bank.device, self._on_device)
+
+    def _memory_for(self, like: Float[Tensor, "b c y x"], num: int) -> Float[Tensor, "n c y x"]:
+        """Room for the features of so many images, on the device if those of all images fit."""
+        image, banks = self._config.image, self._material.banks
+        each = like[0].nbytes
+        fit = banks.leave_room(each, image.device_budget_gib)
+        if self._on_device and not fit:
+            total = each * sum(bank.num for bank in banks.all)
+            log.info(
+                f"train.cached_features: {total / 2**30:.2f} GiB do not fit image.device_budget_gib"
+                f" = {image.device_budget_gib:g} beside the images, so they stay in host memory"
+            )
+        self._on_device = fit
+        shape = (num, *like.shape[1:])
+        if fit:
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        pinned = image.pin_memory and like.device.type == "cuda"
+        return torch.empty(shape, dtype=like.dtype, pin_memory=pinned)
 
 
 @torch.no_grad()

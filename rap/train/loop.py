@@ -72,7 +72,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:
             temporary.write_text(to_toml(config), encoding="utf-8")
-    announce(local, material.camera, device)
+    announce(local, material.camera, device, material.banks)
     mark = fingerprint(material, scene.train, _settings_that_matter(config))
     ranks.check_same("photographs, Gaussians or settings", mark)
     progress = Progress()
@@ -87,7 +87,7 @@ def train(
         _private_random_state(device),
         _progress(material, config, progress) as tick,
         Writer() as writer,
-        out_of_memory_explained(local, material.camera),
+        out_of_memory_explained(local, material.camera, material.banks),
     ):
         keeper = Keeper(writer, out, learner, config, material.camera, material.source, mark)
         for epoch in range(progress.epochs_done, config.train.epochs):

@@ -5,6 +5,10 @@
          + half a MiB for each tensor above one: the end of its block, which no other one gets
          + WORKSPACE for each thread (forward, backward) and stream that multiplies matrices
 
+Where a frozen trunk's features are kept on the device, it is the largest of that, of a step on
+features beside all that are kept, and of what the trunk takes while they are computed, again beside
+all of them; a recorded step holds its memory meanwhile.
+
 A step that runs as it is written, or recorded so, allocates this to within `TOLERANCE`: what cuDNN
 takes while a convolution runs is its own choice. A compiled one computes cheap maps again instead
 of keeping them, so for it the number is an upper bound.
@@ -21,8 +25,11 @@ import torch
 from rap import log
 from rap.camera import Camera
 from rap.config import Config
+from rap.train.batches import Banks
 from rap.train.errors import TrainingError
-from rap.train.footprint import LARGE_BYTES, footprint
+from rap.train.footprint import LARGE_BYTES, Footprint, cache_footprint, footprint
+from rap.train.inputs import CACHED_AT_ONCE
+from rap.train.schedule import num_learning_epochs
 
 GIB = 2**30
 WORKSPACE = 32 * 2**20
@@ -38,75 +45,104 @@ class NotPredictedError(Exception):
     """The network does not run on tensors without values."""
 
 
-def predicted_bytes(config: Config, camera: Camera) -> int:
-    """Peak of the memory that a training step allocates on a GPU, without the image banks.
+def predicted_bytes(config: Config, camera: Camera, banks: Banks | None = None) -> int:
+    """Peak of the memory that a training allocates on a GPU, without the banks of images.
 
-    Raises NotPredictedError where that cannot be said.
+    Features of the images in `banks` count where the settings keep them on the device. Raises
+    NotPredictedError where that cannot be said.
     """
-    train = config.train
     try:
-        found = footprint(config, camera.height, camera.width)
+        of_step = _of_step(config, footprint(config, camera.height, camera.width))
+        if banks is None or not config.train.cached_features:
+            return of_step
+        return _with_cache(config, camera, banks, of_step)
     except NO_SHAPES as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise NotPredictedError(
             f"model.backbone = {config.model.backbone!r} does not run on shapes alone "
             f"({type(error).__name__}: {reason})"
         ) from error
-    recorded = "graphed" in train.execution
-    copies = found.images * (train.channels_last or recorded)
+
+
+def _of_step(config: Config, found: Footprint) -> int:
+    recorded = "graphed" in config.train.execution
+    copies = found.images * (config.train.channels_last or recorded)
     num_workspaces = 2 * (1 + recorded)
     return found.peak + copies + found.num_large * LARGE_BYTES // 2 + num_workspaces * WORKSPACE
 
 
-def announce(config: Config, camera: Camera, device: torch.device) -> None:
+def _with_cache(config: Config, camera: Camera, banks: Banks, learning: int) -> int:
+    """The peak of a run that keeps features, given that of a step that trains the trunk."""
+    size = camera.height, camera.width
+    at_once = min(CACHED_AT_ONCE, max(bank.num for bank in banks.all))
+    cached = cache_footprint(config, *size, at_once)
+    if not banks.leave_room(cached.each, config.image.device_budget_gib):
+        return learning
+    kept = cached.each * sum(bank.num for bank in banks.all)
+    found = footprint(config, *size, frozen=True)
+    frozen, learning = _of_step(config, found), learning * (num_learning_epochs(config) > 0)
+    if "graphed" in config.train.execution:
+        return max(frozen, learning) + kept + cached.filling
+    return max(learning, frozen + kept, found.state + kept + cached.filling + 2 * WORKSPACE)
+
+
+def announce(
+    config: Config, camera: Camera, device: torch.device, banks: Banks | None = None
+) -> None:
     """Before a training on a GPU: the memory it will need, and advice where that is not there."""
     if device.type != "cuda":
         return
     try:
-        need = predicted_bytes(config, camera)
+        need = predicted_bytes(config, camera, banks)
     except NotPredictedError as error:
         log.info(f"the memory of a step is not predicted: {error}")
         return
     free = torch.cuda.mem_get_info(device)[0]
-    line = f"predicted peak memory of a step: {need / GIB:.1f} GiB of {free / GIB:.1f} GiB free"
+    line = f"predicted peak memory of training: {need / GIB:.1f} GiB of {free / GIB:.1f} GiB free"
     if need > free:
-        log.warn(f"{line}; {_advice(config, camera)}")
+        log.warn(f"{line}; {_advice(config, camera, banks)}")
     else:
         log.info(line)
 
 
 @contextmanager
-def out_of_memory_explained(config: Config, camera: Camera) -> Iterator[None]:
+def out_of_memory_explained(
+    config: Config, camera: Camera, banks: Banks | None = None
+) -> Iterator[None]:
     """Turn the allocator's error into one that names the settings that help, by how much."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         raise TrainingError(
-            f"the GPU's memory does not suffice ({reason}); {_advice(config, camera)}; "
-            "image.device_budget_gib = 0 keeps the images in host memory"
+            f"the GPU's memory does not suffice ({reason}); {_advice(config, camera, banks)}; "
+            "image.device_budget_gib = 0 keeps images and cached features in host memory"
         ) from error
 
 
-def _advice(config: Config, camera: Camera) -> str:
+def _advice(config: Config, camera: Camera, banks: Banks | None = None) -> str:
     """Settings that save memory, the cheapest first, with what is predicted for each of them."""
     said, train = [], config.train
+    now = _in_gib(config, camera, banks)
+    now = f"{now} are predicted" if now else "what a step needs is not predicted"
+    if banks is not None and train.cached_features and config.image.device_budget_gib:
+        config = replace(config, image=replace(config.image, device_budget_gib=0.0))
+        need = _in_gib(config, camera, banks)
+        said.append("image.device_budget_gib = 0" + (f" ({need})" if need else ""))
     for change in _savings(config):
         train = replace(train, **change)
         (name, value), *_ = change.items()
-        need = _in_gib(replace(config, train=train), camera)
+        need = _in_gib(replace(config, train=train), camera, banks)
         said.append(f"train.{name} = {json.dumps(value)}" + (f" ({need})" if need else ""))
-    now = _in_gib(config, camera)
-    now = f"{now} are predicted" if now else "what a step needs is not predicted"
     if not said:
         return f"{now}: lower train.batch_size or image.height"
     return f"{now}; one after the other: {', '.join(said)}"
 
 
-def _in_gib(config: Config, camera: Camera) -> str:
+def _in_gib(config: Config, camera: Camera, banks: Banks | None) -> str:
     """The prediction in words; empty where there is none."""
     try:
-        return f"{predicted_bytes(config, camera) / GIB:.2f} GiB"
+        return f"{predicted_bytes(config, camera, banks) / GIB:.2f} GiB"
     except NotPredictedError:
         return ""
 
