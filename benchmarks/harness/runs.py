@@ -27,7 +27,7 @@ from benchmarks.harness.record import write_json
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import Arm, Source, TreeError, compose
-from benchmarks.harness.versus import Ended, Processes, Versus
+from benchmarks.harness.versus import Ended, Guard, OutOfTime, Processes, Versus
 
 STORE = Path(".benchmarks")
 MAX_CACHES = 8
@@ -106,20 +106,24 @@ def compare_trees(
 
     title = f"{arms['head'].label} against {arms['base'].label}"
     display = Display(stream, title, len(blocks))
+    guard, late = Guard(display.tell, blocks, options.budget_s), ""
     try:
         versus = Versus(
-            _launchers(root, trees, arms, options, display.tell),
+            _launchers(root, trees, arms, options, guard.tell),
             judge, seed, options.ids, options.on_gpu,
         )  # fmt: skip
+        guard.start()
         comparison, ended = versus.run(file, blocks, options.budget_s, display.show)
     except KeyboardInterrupt:
         comparison, ended = judge(blocks), Ended.INTERRUPTED
+    except OutOfTime as spent:
+        comparison, ended, late = judge(blocks), Ended.BUDGET, f": {spent}"
     finally:
         display.close()
     report = Report(
         comparison, arms["base"], arms["head"], policy, _machine(blocks), ended,
         sum(block.seconds for block in blocks), len(blocks), command,
-        _notes(trees, options, blocks),
+        (*_notes(trees, options, blocks), *_too_short(options, ended, blocks, late)),
     )  # fmt: skip
     store(report, file.path.parent)
     return report, file.path.parent
@@ -233,6 +237,15 @@ def _notes(trees: Trees, options: Options, blocks: Sequence[Block]) -> tuple[str
         notes += [f"{who}: {text.splitlines()[-1]}" for who, text in block.problems.items() if text]
     notes += [told for block in blocks[:1] if (told := counted_nowhere(block))]
     return tuple(notes)
+
+
+def _too_short(
+    options: Options, ended: Ended, blocks: Sequence[Block], late: str
+) -> tuple[str, ...]:
+    if blocks or ended is not Ended.BUDGET:
+        return ()
+    told = f"a budget of {max(0.0, options.budget_s):.0f} s does not hold the first block{late}"
+    return (f"{told}; it needs a longer --budget, or fewer benchmarks (-k)",)
 
 
 def store(report: Report, folder: Path) -> None:

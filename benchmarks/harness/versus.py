@@ -1,5 +1,6 @@
 """The loop of an A/B: block after block until everything is decided, or the time is spent."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from benchmarks.harness.compare import Comparison
 from benchmarks.harness.counting import joined
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran, lost
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Record, Session
 
 FINE = (0, 1)
@@ -24,6 +26,31 @@ class Ended(Enum):
     DECIDED = "decided"
     BUDGET = "the time is spent"
     INTERRUPTED = "interrupted"
+
+
+class OutOfTime(Exception):  # noqa: N818 (no error: what was asked for has ended)
+    """The budget does not hold the first block; says at what that was seen."""
+
+
+class Guard:
+    """Ends a first block, of which nobody knows how long it takes, where the budget is spent.
+
+    As a benchmark begins, so that none is cut off; half a block is no pair, and is not kept.
+    """
+
+    def __init__(self, tell: Tell, blocks: Sequence[Block], budget_s: float) -> None:
+        self._tell, self._blocks, self._budget_s = tell, blocks, budget_s
+        self._end = math.inf
+
+    def start(self) -> None:
+        """The budget runs from here."""
+        self._end = time.monotonic() + self._budget_s
+
+    def tell(self, text: str) -> None:
+        """Hand on which benchmark begins; OutOfTime where it would begin too late."""
+        self._tell(text)
+        if not self._blocks and time.monotonic() > self._end:
+            raise OutOfTime(f"it was spent at {text}")
 
 
 class Processes(Protocol):
@@ -56,7 +83,10 @@ class Versus:
         budget_s: float,
         show: Callable[[Comparison, Sequence[Block], str], object],
     ) -> tuple[Comparison, Ended]:
-        """Go on from `blocks`, which grows, until the judge asks for nothing more."""
+        """Go on from `blocks`, which grows, until the judge asks for nothing more.
+
+        OutOfTime where the budget is spent within the first block.
+        """
         start = time.monotonic()
         while True:
             comparison = self.judge(blocks)
@@ -67,7 +97,12 @@ class Versus:
             if time.monotonic() - start + expected_s(blocks, request) > budget_s:
                 return comparison, Ended.BUDGET
 
-            def tell(side: Side, done: Comparison = comparison) -> None:
+            began: list[float] = []
+
+            def tell(side: Side, done: Comparison = comparison, began: list[float] = began) -> None:
+                began.append(time.monotonic())
+                if not blocks:
+                    _refuse_late(began, start + budget_s)
                 show(done, blocks, side)
 
             block = self._block(request, tell)
@@ -102,6 +137,14 @@ class Versus:
 
     def _counts(self, ids: Sequence[str] | None) -> dict[Side, Ran]:
         return {side: self.arms[side].count(ids) for side in SIDES}
+
+
+def _refuse_late(began: Sequence[float], end: float) -> None:
+    """OutOfTime where a first block's second arm, as long as the first, would end too late."""
+    if len(began) == len(SIDES):
+        took = began[1] - began[0]
+        if began[1] + took > end:
+            raise OutOfTime(f"one of its two arms took {took:.0f} s")
 
 
 def expected_s(blocks: Sequence[Block], request: Request) -> float:

@@ -17,7 +17,7 @@ from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options, Trees
 from benchmarks.harness.trees import Arm
-from benchmarks.harness.versus import Processes
+from benchmarks.harness.versus import Guard, Processes
 from tests.harness.pairs_toys import ToyProcesses
 from tests.harness.toy_trees import FASTER, ToyTree, make_toy_tree
 
@@ -32,15 +32,18 @@ class Stage:
     log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
     seen: list[Path] = field(default_factory=list)
     """Every arm's tree."""
+    tell: Tell = print
+    """What its processes tell to."""
 
     def ab(self, *arguments: str) -> int:
         """The literal command; its exit code."""
         return main(["ab", "--device", "cpu", *arguments], self.toy.root)
 
     def launchers(
-        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options, _tell: Tell
+        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options, tell: Tell
     ) -> dict[Side, Processes]:
         """Stands in for the real processes."""
+        self.tell = tell
         chance = random.Random(3)
         played: dict[Side, Processes] = {}
         for side in ("base", "head"):
@@ -215,6 +218,29 @@ def test_budget_that_is_spent_is_inconclusive(
     stage.noise = 0.2
     assert stage.ab("--aa", "--budget", "0") == 10
     assert "python -m benchmarks ab --aa --device cpu --resume" in capsys.readouterr().out
+    assert stage.ab("--aa", "--resume") in (0, 10)
+    assert len(stage.runs()) == 1
+
+
+def test_budget_that_ends_in_the_first_block_says_so(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a benchmark begins: inconclusive, with what to do, and a run that can be resumed."""
+    monkeypatch.setattr(runs, "Guard", lambda tell, blocks, _: Guard(tell, blocks, -1.0))
+
+    def begin(_number: int, found: Session) -> Ran:
+        stage.tell("1.0 s: spin")
+        return Ran(found, 0, "")
+
+    stage.spoil = begin
+    stage.noise = 0.2
+    assert stage.ab("--aa", "--budget", "90s") == 10
+    printed = capsys.readouterr().out
+    told = "a budget of 90 s does not hold the first block: it was spent at 1.0 s: spin"
+    assert f"{told}; it needs a longer --budget, or fewer benchmarks (-k)" in printed
+    assert "ab --aa --device cpu --resume" in printed
+    assert stage.result()["num_blocks"] == 0
+    stage.spoil = None
     assert stage.ab("--aa", "--resume") in (0, 10)
     assert len(stage.runs()) == 1
 

@@ -15,7 +15,7 @@ from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, Ran
 from benchmarks.harness.record import RecordError, Session
 from benchmarks.harness.rules import Status
 from benchmarks.harness.verdict import Code
-from benchmarks.harness.versus import Ended, Versus, expected_s
+from benchmarks.harness.versus import Ended, Guard, OutOfTime, Versus, expected_s
 from tests.harness.pairs_toys import MACHINE, POLICY, Times, ToyProcesses, block, timed, toy
 
 FOREVER = 1e9
@@ -334,6 +334,44 @@ def test_counting_is_no_estimate_of_the_next_block(
         arms[side] = Slow({"step": 1.0}, 0.001, random.Random(side), toys.log, side)
     _, ended = versus.run(toys.file, toys.blocks, 290.0, lambda *_: None)
     assert (ended, [block.seconds for block in toys.blocks]) == (Ended.BUDGET, 4 * [20.0])
+
+
+@pytest.mark.parametrize(("budget_s", "num_blocks"), [(19.0, 0), (21.0, 1)])
+def test_first_block_that_does_not_fit_is_not_finished(
+    toys: Toys, monkeypatch: pytest.MonkeyPatch, budget_s: float, num_blocks: int
+) -> None:
+    """Its second arm takes as long as its first; a budget that holds both gives a block."""
+    monkeypatch.setattr(Slow, "now", 0.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: Slow.now)
+    versus = toys.versus({"step": 1.0}, {"step": 1.0})
+    for side in SIDES:
+        versus.arms[side] = Slow({"step": 1.0}, 0.001, random.Random(side), toys.log, side)
+    if num_blocks:
+        assert toys.run(versus, budget_s)[1] is Ended.BUDGET
+    else:
+        with pytest.raises(OutOfTime, match="one of its two arms took 10 s"):
+            toys.run(versus, budget_s)
+    assert (len(toys.blocks), len(toys.log)) == (num_blocks, 1 + num_blocks)
+
+
+def test_first_block_ends_as_a_benchmark_begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, then nothing more is measured; a later block was foreseen to fit."""
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    told: list[str] = []
+    blocks: list[Block] = []
+    guard = Guard(told.append, blocks, 10.0)
+    now[0] = 200.0
+    guard.tell("before the budget runs")
+    guard.start()
+    now[0] = 209.0
+    guard.tell("base 9.0 s: step")
+    now[0] = 211.0
+    with pytest.raises(OutOfTime, match=r"base 11\.0 s: long"):
+        guard.tell("base 11.0 s: long")
+    blocks.extend(timed([1.0]))
+    guard.tell("head 3.0 s: step")
+    assert len(told) == 4
 
 
 def test_long_benchmarks_count_for_more() -> None:
