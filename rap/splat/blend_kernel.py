@@ -42,18 +42,16 @@ def blend(
     splats: Int32[Tensor, " pairs"],
     size: tuple[int, int],
     tile: tuple[int, int],
-    strips: tuple[int, int] = _STRIPS,
-    skip: bool = True,
 ) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
     """Premultiplied colour, and alpha, at (height, width) from gsplat's projection and lists.
 
     `starts` says where each tile's list begins in `splats`, whose entries are view·n + Gaussian. A
-    `tile` has so many pixels in x and in y, and holds whole blocks, of which `strips` are in x and
-    in y; fewer if the tile is smaller. With `skip` each strip is tested by itself, else the block.
+    `tile` has so many pixels in x and in y, and holds whole blocks, which have fewer strips if it
+    is smaller.
     """
     arrays = tuple(part.contiguous() for part in (means, conics, opacities, colors))
-    return _launched(arrays, False, len(colors) < len(means), means.shape[1], starts, splats, size,
-                     tile, strips, skip)  # fmt: skip
+    shared = len(colors) < len(means)
+    return _launched(arrays, False, shared, means.shape[1], starts, splats, size, tile)
 
 
 def blend_records(
@@ -62,12 +60,9 @@ def blend_records(
     splats: Int32[Tensor, " pairs"],
     size: tuple[int, int],
     tile: tuple[int, int],
-    strips: tuple[int, int] = _STRIPS,
-    skip: bool = True,
 ) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
     """The same from the records of `project_kernel.project`."""
-    return _launched((records,) * 4, True, False, records.shape[1], starts, splats, size,
-                     tile, strips, skip)  # fmt: skip
+    return _launched((records,) * 4, True, False, records.shape[1], starts, splats, size, tile)
 
 
 def _launched(
@@ -79,12 +74,11 @@ def _launched(
     splats: Int32[Tensor, " pairs"],
     size: tuple[int, int],
     tile: tuple[int, int],
-    strips: tuple[int, int],
-    skip: bool,
 ) -> tuple[Float32[Tensor, "v 3 h w"], Float32[Tensor, "v h w"]]:
     height, width = size
     num_views, tile_rows, tile_columns = starts.shape
-    columns, rows = min(strips[0], tile[0] // STRIP_WIDTH), min(strips[1], tile[1] // STRIP_HEIGHT)
+    columns = min(_STRIPS[0], tile[0] // STRIP_WIDTH)
+    rows = min(_STRIPS[1], tile[1] // STRIP_HEIGHT)
     rgb = torch.empty(num_views, 3, height, width, device=starts.device)
     alpha = torch.empty(num_views, height, width, device=starts.device)
     per_tile = tile[0] // (STRIP_WIDTH * columns) * (tile[1] // (STRIP_HEIGHT * rows))
@@ -93,7 +87,7 @@ def _launched(
             *arrays, starts.contiguous(), splats.contiguous(), rgb, alpha,
             starts.numel(), len(splats), tile_rows, tile_columns, num, height, width,
             RECORDS=records, SHARED=shared, TILE_WIDTH=tile[0], TILE_HEIGHT=tile[1],
-            COLUMNS=columns, ROWS=rows, SKIP=skip, num_warps=1,
+            COLUMNS=columns, ROWS=rows, num_warps=1,
         )  # fmt: skip
     return rgb, alpha
 
@@ -128,19 +122,16 @@ def _least(
 @no_type_check
 def _touched(
     a: tl.tensor, b: tl.tensor, c: tl.tensor, reach: tl.tensor, left: tl.tensor, top: tl.tensor,
-    COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """A bit for each strip, row by row, that the ellipse may touch; for any, without `SKIP`."""
-    if SKIP:
-        found = tl.zeros([_LANES], tl.int32)
-        for strip in tl.static_range(COLUMNS * ROWS):
-            x = left + (strip % COLUMNS) * _STRIP_WIDTH
-            y = top + (strip // COLUMNS) * _STRIP_HEIGHT
-            least = _least(a, b, c, x, y, _STRIP_WIDTH, _STRIP_HEIGHT)
-            found |= tl.where(least <= reach, 1 << strip, 0)
-        return found
-    least = _least(a, b, c, left, top, COLUMNS * _STRIP_WIDTH, ROWS * _STRIP_HEIGHT)
-    return tl.where(least <= reach, 1, 0)
+    """A bit for each strip, row by row, that the ellipse may touch."""
+    found = tl.zeros([_LANES], tl.int32)
+    for strip in tl.static_range(COLUMNS * ROWS):
+        x = left + (strip % COLUMNS) * _STRIP_WIDTH
+        y = top + (strip // COLUMNS) * _STRIP_HEIGHT
+        least = _least(a, b, c, x, y, _STRIP_WIDTH, _STRIP_HEIGHT)
+        found |= tl.where(least <= reach, 1 << strip, 0)
+    return found
 
 
 @triton.jit
@@ -175,7 +166,7 @@ def _evaluated(
     states: tl.tuple, touched: tl.tensor, x: tl.tensor, y: tl.tensor,
     xx: tl.tensor, xy: tl.tensor, yy: tl.tensor, x1: tl.tensor, y1: tl.tensor, one: tl.tensor,
     red: tl.tensor, green: tl.tensor, blue: tl.tensor,
-    COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """All strips after one more Gaussian: alpha is 2 to its quadratic form in x and y."""
     after = ()
@@ -183,11 +174,7 @@ def _evaluated(
         u = x + (strip % COLUMNS) * _STRIP_WIDTH
         v = y + (strip // COLUMNS) * _STRIP_HEIGHT
         state = states[strip]
-        if SKIP:
-            if touched & (1 << strip) != 0:
-                exponent = (yy * v + (xy * u + y1)) * v + ((xx * u + x1) * u + one)
-                state = _blended(state, exponent, red, green, blue)
-        else:
+        if touched & (1 << strip) != 0:
             exponent = (yy * v + (xy * u + y1)) * v + ((xx * u + x1) * u + one)
             state = _blended(state, exponent, red, green, blue)
         after += (state,)
@@ -312,7 +299,7 @@ def _in_turn(
     x: tl.tensor, y: tl.tensor, mean_x: tl.tensor, mean_y: tl.tensor,
     a: tl.tensor, b: tl.tensor, c: tl.tensor, peak: tl.tensor,
     red: tl.tensor, green: tl.tensor, blue: tl.tensor,
-    COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """All strips after those of 32 Gaussians that hit, each shown by its lane to all lanes."""
     x1 = 2.0 * a * mean_x + b * mean_y
@@ -329,7 +316,7 @@ def _in_turn(
             _shown(-a, source), _shown(-b, source), _shown(-c, source),
             _shown(x1, source), _shown(y1, source), _shown(one, source),
             _shown(red, source), _shown(green, source), _shown(blue, source),
-            COLUMNS, ROWS, SKIP,
+            COLUMNS, ROWS,
         )  # fmt: skip
     return states
 
@@ -343,7 +330,7 @@ def _blend(
     num: tl.tensor, height: tl.tensor, width: tl.tensor,
     RECORDS: tl.constexpr, SHARED: tl.constexpr,
     TILE_WIDTH: tl.constexpr, TILE_HEIGHT: tl.constexpr,
-    COLUMNS: tl.constexpr, ROWS: tl.constexpr, SKIP: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
     BLOCK_WIDTH: tl.constexpr = COLUMNS * _STRIP_WIDTH
     BLOCK_HEIGHT: tl.constexpr = ROWS * _STRIP_HEIGHT
@@ -378,14 +365,13 @@ def _blend(
         touched = _touched(
             a, b, c, peak - _FAINTEST + _SLACK,
             0.5 - 0.5 * BLOCK_WIDTH - mean_x, 0.5 - 0.5 * BLOCK_HEIGHT - mean_y,
-            COLUMNS, ROWS, SKIP,
+            COLUMNS, ROWS,
         )  # fmt: skip
-        if SKIP:
-            touched &= still_open
+        touched &= still_open
         hit = listed & (touched != 0)
         states = _in_turn(
             states, hit, touched, lane, x, y, mean_x, mean_y, a, b, c, peak, red, green, blue,
-            COLUMNS, ROWS, SKIP,
+            COLUMNS, ROWS,
         )  # fmt: skip
         start += _LANES
         still_open = _open(states, COLUMNS * ROWS)

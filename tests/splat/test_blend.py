@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import torch
@@ -106,16 +107,14 @@ def test_the_kernel_draws_the_picture_of_gsplat(
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("strips", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 2)])
 def test_every_block_draws_the_same(
-    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, strips: tuple[int, int], skip: bool
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, strips: tuple[int, int]
 ) -> None:
     """However the tile is divided; one set of colours for all views is read as such."""
     gaussians, views = scene(3000).to(gpu), poses(3).to(gpu)
     theirs = render(gaussians, CAMERA, views, tuning=RenderTuning(fused_blend=False))
-    real = kernel().blend_records
-    monkeypatch.setattr(kernel(), "blend_records", lambda *a: real(*a, strips, skip))
+    monkeypatch.setattr(kernel(), "_STRIPS", strips)
     ours = render(gaussians, CAMERA, views)
     same(ours.rgb, ours.alpha, theirs.rgb, theirs.alpha)
 
@@ -166,10 +165,11 @@ def test_views_pass_the_switch_on() -> None:
 
 
 INTERPRETED = [
-    ("mixed", (2, 4), True, (32, 16), True), ("needles", (1, 2), True, (8, 24), True),
-    ("opaque", (2, 2), True, (32, 32), False), ("transparent", (1, 2), False, (16, 16), False),
+    ("mixed", None, (32, 16), True), ("needles", (1, 2), (8, 24), True),
+    ("opaque", (2, 2), (32, 32), False), ("transparent", None, (8, 8), False),
+    ("mixed", (2, 4), (32, 16), False),
 ]  # fmt: skip
-"""Scene, strips of a block, whether each is tested, tile; whether our own kernel projects."""
+"""Scene, strips of a block (none: as the module has them), tile; whether our kernel projects."""
 
 
 @pytest.mark.parametrize("antialiased", [True, False], ids=["antialiased", "classic"])
@@ -193,8 +193,6 @@ def test_interpreted_the_kernel_draws_the_plain_picture(antialiased: bool) -> No
 def interpreted(
     kind: str,
     antialiased: bool,
-    strips: tuple[int, int],
-    skip: bool,
     tile: tuple[int, int],
     projected: bool,
 ) -> dict[str, float]:
@@ -212,7 +210,7 @@ def interpreted(
             gaussians, colors, SMALL, views, antialiased, 0.0, tile
         )
         lists = tile_lists(middles, radii, depths, tile, (2, 2))
-        drawn = kernel().blend_records(records, *lists, size, tile, strips, skip)
+        drawn = kernel().blend_records(records, *lists, size, tile)
     else:
         splats = reference._project(gaussians, SMALL, views, antialiased)
         variances = torch.stack([splats.conic[:, 2] * splats.determinant, splats.variance_y], 1)
@@ -222,7 +220,7 @@ def interpreted(
                          (3.33 * variances.sqrt()).ceil(), splats.depth)
         )  # fmt: skip
         lists = tile_lists(mean, radii, depth, tile, tile)
-        drawn = kernel().blend(mean, conic, opacity, colors, *lists, size, tile, strips, skip)
+        drawn = kernel().blend(mean, conic, opacity, colors, *lists, size, tile)
     true = reference.rasterize(gaussians, colors, SMALL, views, antialiased)
     return {
         "psnr_db": psnr(drawn[0], true[..., :3].permute(0, 3, 1, 2)),
@@ -257,9 +255,9 @@ def tile_lists(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    results = [
-        interpreted(kind, bool(int(sys.argv[1])), strips, skip, tile, projected)
-        for kind, strips, skip, tile, projected in INTERPRETED
-    ]
+    results = []
+    for kind, strips, tile, projected in INTERPRETED:
+        with mock.patch.object(kernel(), "_STRIPS", strips or kernel()._STRIPS):
+            results.append(interpreted(kind, bool(int(sys.argv[1])), tile, projected))
     problem = blend.blend_problem(torch.device("cpu"))
     sys.stdout.write(json.dumps({"problem": problem, "results": results}))
