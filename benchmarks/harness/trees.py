@@ -175,5 +175,7 @@ def ask_git(root: Path, *arguments: str) -> str | None:
     if shutil.which("git") is None:
         return None
     command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else None

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,50 @@ def test_every_committed_baseline_is_watched(
     (tmp_path / COMMITTED / toy_machine.key / "room.calibration.json").write_text("{}", "utf-8")
     assert main(["creep", "--all"], tmp_path) == code
     assert capsys.readouterr().out.count("readable baselines") == 1
+
+
+def foreign(root: Path, machine: Machine) -> None:
+    """Another machine's folder holds this one's file: it is not that machine's."""
+    path = root / COMMITTED / "a-copy" / "room.json"
+    path.parent.mkdir()
+    shutil.copy(root / COMMITTED / machine.key / "room.json", path)
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "a copy")
+
+
+def uncommitted(root: Path, machine: Machine) -> None:
+    """A baseline that has no history yet."""
+    path = root / COMMITTED / "a-new" / "room.json"
+    path.parent.mkdir()
+    shutil.copy(root / COMMITTED / machine.key / "room.json", path)
+
+
+def damaged(root: Path, machine: Machine) -> None:
+    """The newest version of a baseline is none, and no text either; older ones are good."""
+    path = root / COMMITTED / "a-bad" / "room.json"
+    path.parent.mkdir()
+    write_baseline(path, stored(dataclasses.replace(machine, cpu="a-bad"), 1.0))
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "good")
+    path.write_bytes(b"\xff{")
+    git(root, "commit", "-qam", "bad")
+
+
+@pytest.mark.parametrize("spoil", [foreign, uncommitted, damaged])
+@pytest.mark.parametrize("last", [1.01, 1.1])
+def test_unreadable_baseline_does_not_hide_the_others(
+    tmp_path: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str], last: float,
+    spoil: Callable[[Path, Machine], None],
+) -> None:  # fmt: skip
+    """It is named, the rest is watched, and the end is not green."""
+    make_history(tmp_path, toy_machine, (1.0, last))
+    spoil(tmp_path, toy_machine)
+    assert main(["creep", "--all"], tmp_path) == Code.USAGE
+    printed = capsys.readouterr().out
+    assert "/a-" in printed
+    assert "cannot be watched" in printed
+    assert f"{toy_machine.key}/room.json: 2 readable baselines" in printed
+    assert ("infer time_s: +10.0% since v1" in printed) == (last == 1.1)
 
 
 @pytest.mark.parametrize(("ci", "code"), [("", Code.PASS), ("true", Code.ENVIRONMENT)])

@@ -43,8 +43,17 @@ def run(arguments: Namespace) -> int:
     if not found:
         sys.stdout.write(f"no baseline is committed under {COMMITTED}: nothing to watch\n")
         return Code.ENVIRONMENT if is_required() else Code.PASS
-    codes = [_watch(arguments, path.relative_to(root)) for path in found]
+    codes = [_watch_one_of_all(arguments, path.relative_to(root)) for path in found]
     return next((code for code in SEVERITY if code in codes), Code.PASS)
+
+
+def _watch_one_of_all(arguments: Namespace, path: Path) -> int:
+    """The same; what cannot be watched is named, and hides no other."""
+    try:
+        return _watch(arguments, path)
+    except UsageError as error:
+        sys.stdout.write(f"cannot be watched: {error}\n")
+        return Code.USAGE
 
 
 def _watch(arguments: Namespace, path: Path) -> int:
@@ -53,13 +62,13 @@ def _watch(arguments: Namespace, path: Path) -> int:
     log = ask_git(root, "log", "--format=%H", "--", str(path))
     if not log:
         raise UsageError(f"{path} has no history here: accept and commit a baseline first")
-    history = []
-    for commit in reversed(log.split()):
-        stored = read_version(root, commit, path)
-        if stored is not None:
-            history.append(stored)
+    commits = log.split()
+    versions = [read_version(root, commit, path) for commit in reversed(commits)]
+    history = [stored for stored in versions if stored is not None]
     if not history:
         raise UsageError(f"{path}: no version of it is readable by this harness")
+    if versions[-1] is None:
+        raise UsageError(f"{path}: its newest version, of {commits[0][:12]}, is not readable")
     policy = read_policy(root / POLICY)
     sys.stdout.write(f"{path}: {len(history)} readable baselines\n")
     for change in changes(history, policy):
@@ -87,7 +96,7 @@ def _against_release(arguments: Namespace, now: Baseline, path: Path) -> int:
 
 
 def read_version(root: Path, revision: str, path: Path) -> Baseline | None:
-    """A baseline as a commit had it; None where it had none, or one of another schema."""
+    """A baseline as a commit had it; None where it had none, or none that can be read."""
     text = ask_git(root, "show", f"{revision}:{path}")
     if text is None:
         return None
@@ -96,6 +105,7 @@ def read_version(root: Path, revision: str, path: Path) -> Baseline | None:
         file.write_text(text, encoding="utf-8")
         try:
             return read_baseline(file, path.parent.name, path.stem)
-        except RecordError:
-            sys.stdout.write(f"{revision[:12]}: of another schema, left out\n")
+        except RecordError as error:
+            why = str(error).removeprefix(f"{file}: ")
+            sys.stdout.write(f"{path} of {revision[:12]}: left out ({why})\n")
             return None
