@@ -16,8 +16,13 @@ Map = Float[Tensor, "b c h w"]
 
 
 def norm_silu(norm: nn.Module, x: Map) -> Map:
-    """`F.silu(norm(x))`; a BatchNorm's output is computed again when its gradient is asked for."""
+    """`F.silu(norm(x))`; a BatchNorm's output is computed again when its gradient is asked for.
+
+    Raises torch's ValueError where a channel to be normalised by its own statistics has one value.
+    """
     plain = not torch.is_grad_enabled() or torch.compiler.is_compiling()
+    # The operator would write NaN into the running variance; the layer refuses.
+    plain = plain or x.numel() == x.shape[1]
     if plain or not isinstance(norm, nn.BatchNorm2d) or norm.momentum is None:
         return F.silu(norm(x))
     if norm.training and norm.num_batches_tracked is not None:

@@ -75,6 +75,20 @@ def test_what_is_no_batch_norm_is_called() -> None:
     assert torch.equal(norm_silu(nn.Identity(), x), F.silu(x))
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 1, 1), (2, 16, 1, 1), (1, 16, 1, 2)])
+def test_one_value_for_each_channel_has_no_statistics(shape: tuple[int, ...]) -> None:
+    """Torch's own error, and no NaN in the running variance; two values are enough."""
+    norm, x = norm_on(torch.device("cpu"), training=True), torch.randn(shape)
+    if x.numel() == 16:
+        with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+            norm_silu(norm, x)
+    else:
+        norm_silu(norm, x)
+    assert norm.running_var is not None
+    assert norm.running_var.isfinite().all()
+    norm_silu(norm.eval(), x)
+
+
 def test_calibration_averages_over_all_batches() -> None:
     """Momentum None counts batches, which the plain layer does."""
     norm = norm_on(torch.device("cpu"), training=True)
