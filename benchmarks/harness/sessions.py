@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.baseline import Baseline, Noise
-from benchmarks.harness.counting import NOT_COUNTED
+from benchmarks.harness.counting import KINDS, NOT_COUNTED
 from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
 from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import SEVERITY, Code
@@ -133,9 +133,8 @@ def inexact_counters(sessions: Sequence[Session]) -> list[str]:
     """Counts that differ between sessions of one code, in words: they would be red by chance."""
     found = []
     for name in dict.fromkeys(record.id for session in sessions for record in session.records):
-        records = counted([r for session in sessions if (r := session.by_id().get(name))])
-        for counter in sorted({key for record in records for key in record.counters}):
-            values = {record.counters.get(counter) for record in records}
+        records = [r for session in sessions if (r := session.by_id().get(name))]
+        for counter, values in _counts(records).items():
             if len(values) > 1:
                 told = ", ".join(sorted(map(str, values)))
                 found.append(f"{name}: {counter} differs between the sessions ({told}): left out")
@@ -144,6 +143,18 @@ def inexact_counters(sessions: Sequence[Session]) -> list[str]:
         told = f"CUDA calls of {len(missed)} benchmarks were counted in no session, so a change of "
         found.append(f"{told}them will not be seen: {next(iter(missed.values()))}")
     return found
+
+
+def _counts(records: Sequence[Record]) -> dict[str, set[int | None]]:
+    """What the sessions that could say so say of each counter.
+
+    CUDA calls are counted by some, those of the compiler by all.
+    """
+    names = sorted({name for record in records for name in record.counters})
+    return {
+        name: {r.counters.get(name) for r in (counted(records) if name in KINDS else records)}
+        for name in names
+    }
 
 
 def counted(records: Sequence[Record]) -> Sequence[Record]:
@@ -172,9 +183,10 @@ def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
     noise: dict[str, Noise] = {}
     for name in first.by_id():
         measured = [record for s in sessions if (record := s.by_id().get(name)) is not None]
-        kept = steady([record for record in measured if record.outcome == "passed"])
+        passed = [record for record in measured if record.outcome == "passed"]
+        kept = steady(passed)
         if kept:
-            records[name] = _middle(kept)
+            records[name] = _middle(kept, passed)
             if len(kept) > 1:
                 noise[name] = Noise(len(kept), _log_sd(kept))
     commit, digest = code_of(first)
@@ -182,19 +194,19 @@ def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
     return Baseline(first.machine, first.suite, records, dict.fromkeys(records, origin), noise)
 
 
-def _middle(records: Sequence[Record]) -> Record:
-    """The median of every number, intervals at their widest, the counts on which all agree."""
-    exact = counted(records)
+def _middle(records: Sequence[Record], passed: Sequence[Record]) -> Record:
+    """The median of every number, intervals at their widest, the counts on which all agree.
+
+    Counts are those of all that `passed`: no disturbance changes them.
+    """
+    agreed = {name: values for name, values in _counts(passed).items() if len(values) == 1}
     return replace(
         records[-1],
         metrics=_medians([record.metrics for record in records]),
         canary=_medians([record.canary for record in records]),
         facts=_medians([record.facts for record in records]),
-        counters={
-            name: count
-            for name, count in exact[-1].counters.items()
-            if all(record.counters.get(name) == count for record in exact)
-        },
+        counters={name: count for name, (count,) in agreed.items() if count is not None},
+        notes=counted(passed)[-1].notes,
         intervals={
             name: max(record.intervals.get(name, 0.0) for record in records)
             for name in records[-1].intervals

@@ -15,7 +15,7 @@ from benchmarks.harness.baseline import COMMITTED, write_baseline
 from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.record import read_session
+from benchmarks.harness.record import Record, read_session
 from benchmarks.harness.sessions import combined, newest_sessions
 from benchmarks.harness.subject import Subject
 from benchmarks.harness.verdict import Code
@@ -135,6 +135,59 @@ def test_times_are_kept_where_counting_is_interrupted(
     (record,) = read_session(path).records
     assert record.metrics == STEP.metrics
     assert record.notes == (f"{NOT_COUNTED}: the session was cut off",)
+
+
+def test_two_sessions_count_and_the_others_only_time(
+    tmp_path: Path, here: Machine, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """The second sees counts that differ between processes; a third would tell nothing new."""
+    timed = dataclasses.replace(STEP, counters={"graphs": 1})
+    session = run(dataclasses.replace(here, device="cuda", gpu="Toy", num_gpus=1), timed)
+    counts: list[dict[str, Record]] = []
+
+    def count(*_: object) -> tuple[dict[str, Record], str]:
+        counts.append({"step": dataclasses.replace(STEP, counters={"launches": 3})})
+        return counts[-1], ""
+
+    monkeypatch.setattr(Fresh, "session", lambda *_: (session, 0, ""))
+    monkeypatch.setattr(Fresh, "count", count)
+    assert command("record", "--sessions", "4")[0] == 0
+    assert len(counts) == 2
+    paths = newest_sessions(tmp_path, session.machine.key, "room")
+    code, printed = command("accept", *map(str, paths))
+    assert (code, "counted in no session" in printed, "left out" in printed) == (0, False, False)
+    stored = accepted(tmp_path, session.machine)
+    assert stored is not None
+    assert stored.records["step"].counters == {"launches": 3, "graphs": 1}
+    assert stored.records["step"].notes == ()
+
+
+def test_counts_of_a_disturbed_session_count(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """They are taken in a process of their own, and only its times are of no use."""
+    hot = dataclasses.replace(STEP, invalid=("hw_thermal",))
+    timed = dataclasses.replace(times(2.0), counters={}, notes=(f"{NOT_COUNTED}: in two",))
+    keep(run(here, hot), run(here, timed), run(here, timed))
+    assert command("accept")[0] == 0
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert stored.records["step"].counters == {"launches": 3}
+    assert stored.records["step"].metrics["time_s"] == 2.0
+
+
+def test_counts_of_the_compiler_are_every_session_s(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """The process that is timed counts them itself, whether CUDA calls were counted or not."""
+    counted = dataclasses.replace(STEP, counters={"graphs": 1, "launches": 3})
+    timed = dataclasses.replace(STEP, counters={"graphs": 2}, notes=(f"{NOT_COUNTED}: in two",))
+    keep(run(here, counted), run(here, timed))
+    code, printed = command("accept")
+    assert (code, "step: graphs differs between the sessions (1, 2)" in printed) == (0, True)
+    stored = accepted(tmp_path, here)
+    assert stored is not None
+    assert stored.records["step"].counters == {"launches": 3}
 
 
 @pytest.mark.parametrize(
