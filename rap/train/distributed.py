@@ -103,7 +103,10 @@ class Ranks:
         torch._foreach_copy_(laid_out, means)
 
     def average_gradients(self, optimizer: torch.optim.Optimizer, *networks: nn.Module) -> None:
-        """Average an optimiser's gradients, and the statistics of networks' live BatchNorms."""
+        """Average an optimiser's gradients, and the statistics of networks' live BatchNorms.
+
+        Give the networks that have gathered some since the last time.
+        """
         if self.world == 1:
             return
         found = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)

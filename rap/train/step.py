@@ -138,7 +138,7 @@ def step(learner: Learner, batch: Batch, config: Config) -> Terms:
     with tf32_scope(train.precision):
         learner.optimizer.zero_grad(set_to_none=True)
         terms = _accumulate(learner, batch, config)
-        learner.ranks.average_gradients(learner.optimizer, learner.regressor)
+        learner.ranks.average_gradients(learner.optimizer, *_parts_used(learner, batch, config))
         for group in learner.optimizer.param_groups:
             torch.mul(learner.lr_factor, group["peak_lr"], out=group["lr"])
         if train.grad_clip:
@@ -166,6 +166,19 @@ def _accumulate(learner: Learner, batch: Batch, config: Config) -> Terms:
             mean = value.detach() if num == 1 else value.detach() / num
             sums[name] = sums[name] + mean if name in sums else mean
     return sums
+
+
+def _parts_used(learner: Learner, batch: Batch, config: Config) -> list[nn.Module]:
+    """Parts of the network that a step runs, whose live BatchNorms gather statistics in it.
+
+    Those of others are not averaged over ranks: the mean of equal numbers may round to another.
+    """
+    unused = {
+        "trunk": batch.are_features,
+        "adaptation": not needs_features(config.weights),
+    }
+    parts = learner.regressor.named_children()
+    return [part for name, part in parts if not unused.get(name, False)]
 
 
 def micro_batches(batch: Batch, num: int) -> Iterator[Batch]:
