@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.blocks import Block, BlockFile, Request, Side
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side
 from benchmarks.harness.calibration import (
     MIN_BLOCKS,
     RELABELLINGS,
@@ -20,16 +20,18 @@ from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import add_selection, options_of
 from benchmarks.harness.compare import Comparison
+from benchmarks.harness.countdown import Countdown
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.lock import alone
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.processes import Launcher
+from benchmarks.harness.progress import Tell
 from benchmarks.harness.runs import STORE, narrowed
 from benchmarks.harness.subject import PACKAGE, digest_of
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import Source, compose, scratch, working_tree
 from benchmarks.harness.verdict import Code
-from benchmarks.harness.versus import Processes, Versus
+from benchmarks.harness.versus import Ended, Guard, OutOfTime, Processes, Versus
 
 BLOCKS = 30
 """As many as the paired rule can ask for."""
@@ -60,18 +62,24 @@ def run(arguments: Namespace) -> int:
     policy = narrowed(read_policy(root / POLICY), options.metrics)
     source = working_tree(root)
     with terminable(), alone(), scratch() as folder:
-        arms: dict[Side, Processes] = {}
-        for side in ("base", "head"):
-            cache = root / STORE / "compiled" / f"calibration-{side}"
-            arm = compose(source, root, folder / side)
-            arms[side] = Launcher(arm, sys.executable, options.selection, cache)
         file, blocks, seed = _open(root, arguments, source)
+        shown = Countdown(sys.stderr, arguments.blocks, options.budget_s, len(blocks))
+        guard = Guard(shown.tell, blocks, options.budget_s)
+        arms = _arms(arguments, source, options.selection, folder, guard.tell)
         versus = Versus(arms, lambda found: _until(found, arguments.blocks), seed)
+        guard.start()
         try:
-            _, ended = versus.run(file, blocks, options.budget_s, _show)
+            _, ended = versus.run(file, blocks, options.budget_s, shown.show)
         except KeyboardInterrupt:
             sys.stdout.write(f"interrupted after {len(blocks)} blocks; --resume goes on\n")
             return Code.INCONCLUSIVE
+        except OutOfTime as spent:
+            sys.stdout.write(f"--budget does not hold the first block: {spent}\n")
+            return Code.INCONCLUSIVE
+    if ended is Ended.BUDGET and len(blocks) < MIN_BLOCKS:
+        few = f"{len(blocks)} blocks when the time was spent, at least {MIN_BLOCKS} are needed"
+        sys.stdout.write(f"{few}; --resume goes on: {file.path}\n")
+        return Code.INCONCLUSIVE
     sys.stdout.write(f"{len(blocks)} blocks ({ended.value}): {file.path}\n")
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
     origin = f"{source.commit}, {day}, package {digest_of(root / PACKAGE)}"
@@ -82,6 +90,21 @@ def run(arguments: Namespace) -> int:
         sys.stdout.write(f"{line}\n")
     sys.stdout.write(f"{path}\n")
     return Code.PASS
+
+
+def _arms(
+    arguments: Namespace, source: Source, selection: tuple[str, ...], folder: Path, tell: Tell
+) -> dict[Side, Processes]:
+    """Two copies of one tree."""
+    root: Path = arguments.root
+    arms: dict[Side, Processes] = {}
+    for side in SIDES:
+        cache = root / STORE / "compiled" / f"calibration-{side}"
+        arm = compose(source, root, folder / side)
+        arms[side] = Launcher(
+            arm, sys.executable, selection, cache, tell=lambda text, s=side: tell(f"{s} {text}")
+        )
+    return arms
 
 
 def _until(blocks: Sequence[Block], wanted: int) -> Comparison:
@@ -109,11 +132,6 @@ def _open(root: Path, arguments: Namespace, source: Source) -> tuple[BlockFile, 
     seed = random.SystemRandom().randrange(2**31)
     file.start({**header, "seed": seed})
     return file, [], seed
-
-
-def _show(_comparison: Comparison, blocks: Sequence[Block], side: str) -> None:
-    if not side and blocks:
-        sys.stderr.write(f"block {len(blocks)}: {blocks[-1].seconds:.0f} s\n")
 
 
 def lines(found: Calibration) -> list[str]:
