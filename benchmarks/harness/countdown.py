@@ -14,7 +14,7 @@ UNITS = ((5400.0, 3600.0, "h"), (90.0, 60.0, "min"))
 
 
 class Countdown:
-    """On a terminal one line that changes; elsewhere one for each block, and its first benchmarks."""
+    """On a terminal one line that changes; elsewhere one a block, and the first benchmarks."""
 
     def __init__(self, stream: TextIO, wanted: int, budget_s: float, num_known: int = 0) -> None:
         self._stream, self._wanted = stream, wanted
