@@ -20,8 +20,8 @@ class PositionTable(nn.Module):
     """Learned vectors per column and row of a feature map, and one for the pose token."""
 
     __call__: Callable[[int, int], Tensor]
-    stretch = 1.0
-    """Cells of the full image that one of a smaller image covers along each side."""
+    stretch: tuple[float, float] = (1.0, 1.0)
+    """Cells of the full image that one of a smaller image covers, in height and in width."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -31,25 +31,26 @@ class PositionTable(nn.Module):
 
     def forward(self, height: int, width: int) -> Float[Tensor, "t d"]:
         """Token 0 is the pose token, then the cells row by row; column half before row half."""
-        if max(height, width) * self.stretch > MAX_CELLS:
+        if max(height * self.stretch[0], width * self.stretch[1]) > MAX_CELLS:
             raise ValueError(
                 f"a feature map of {height}x{width} cells is larger than the position tables, "
                 f"which hold {MAX_CELLS}x{MAX_CELLS}: use smaller images or a higher level"
             )
-        columns = self._along(self.columns, width).expand(height, -1, -1)
-        rows = self._along(self.rows, height)[:, None].expand(-1, width, -1)
+        columns = _along(self.columns, width, self.stretch[1]).expand(height, -1, -1)
+        rows = _along(self.rows, height, self.stretch[0])[:, None].expand(-1, width, -1)
         cells = torch.cat([columns, rows], dim=-1).flatten(0, 1)
         return torch.cat([self.pose.repeat(2)[None], cells])
 
-    def _along(self, table: Float[Tensor, "k d"], num: int) -> Float[Tensor, "{num} d"]:
-        """One side's vectors: the first ones, or those at the cells' places in the full image."""
-        if self.stretch == 1:
-            return table[:num]
-        # The middle of cell i lies at (i + 1/2)·stretch; between two vectors is their mixture.
-        place = (torch.arange(num, device=table.device) + 0.5) * self.stretch - 0.5
-        first = place.clamp(0, MAX_CELLS - 2).floor()
-        index = first.long()
-        return table[index].lerp(table[index + 1], (place - first)[:, None].to(table))
+
+def _along(table: Float[Tensor, "k d"], num: int, stretch: float) -> Float[Tensor, "{num} d"]:
+    """One side's vectors: the first ones, or those at the cells' places in the full image."""
+    if stretch == 1:
+        return table[:num]
+    # The middle of cell i lies at (i + 1/2)·stretch; between two vectors is their mixture.
+    place = (torch.arange(num, device=table.device) + 0.5) * stretch - 0.5
+    first = place.clamp(0, MAX_CELLS - 2).floor()
+    index = first.long()
+    return table[index].lerp(table[index + 1], (place - first)[:, None].to(table))
 
 
 class EncoderLayer(nn.Module):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rap import log
+from rap.camera import Camera
 from rap.config import Config, ConfigError, load, to_toml
 from rap.evaluate import pose_errors, score, summarise
 from rap.model.regressor import build_regressor
@@ -95,7 +96,7 @@ def train(
             if 0 < config.train.patience <= progress.validations_since_best:
                 log.info(f"stopping: no better score in {config.train.patience} validations")
                 break
-            with _positions_of(learner, config, epoch):
+            with _positions_of(learner, material.camera, image_height(config, epoch)):
                 record = _epoch(runner, inputs, material, config, epoch, progress, tick)
             selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
@@ -175,14 +176,15 @@ def _epoch(
 
 
 @contextmanager
-def _positions_of(learner: Learner, config: Config, epoch: int) -> Iterator[None]:
-    """Let cells of an epoch's smaller images have the places that they have in the full ones."""
-    positions = learner.regressor.positions
-    positions.stretch = config.image.height / image_height(config, epoch)
+def _positions_of(learner: Learner, camera: Camera, height: int) -> Iterator[None]:
+    """Let cells of images of another height have the places that they have in the camera's own."""
+    positions, small = learner.regressor.positions, camera.with_height(height)
+    # Not one ratio: a width is rounded to whole pixels.
+    positions.stretch = camera.height / small.height, camera.width / small.width
     try:
         yield
     finally:
-        positions.stretch = 1.0
+        positions.stretch = 1.0, 1.0
 
 
 def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, object]:

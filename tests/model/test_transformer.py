@@ -108,12 +108,14 @@ def test_cells_of_a_smaller_image_have_the_places_of_the_full_one() -> None:
     with torch.no_grad():
         for vectors, step in ((table.rows, 1.0), (table.columns, 10.0)):
             vectors.copy_(step * (torch.arange(len(vectors))[:, None] + 0.5).expand(-1, 2))
-    table.stretch = 2.0
+    table.stretch = (2.0, 2.5)
     cells = table(3, 4)[1:].unflatten(0, (3, 4))
-    assert torch.allclose(cells[0, :, 0], 10 * torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    assert torch.allclose(cells[0, :, 0], 10 * torch.tensor([1.25, 3.75, 6.25, 8.75]))
     assert torch.allclose(cells[:, 0, 2], torch.tensor([1.0, 3.0, 5.0]))
-    with pytest.raises(ValueError, match="larger than the position tables"):
-        table(3, 128)
+    assert table(127, 102).shape == (1 + 127 * 102, 4)
+    for height, width in ((128, 4), (3, 103)):
+        with pytest.raises(ValueError, match="larger than the position tables"):
+            table(height, width)
 
 
 def test_attention_weights_are_dropped_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:

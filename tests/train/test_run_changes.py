@@ -37,8 +37,8 @@ def test_the_first_epochs_can_train_on_smaller_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For its share of the run; validation always sees the full size, with its own positions."""
-    trained: list[tuple[torch.Size, float]] = []
-    scored: list[tuple[torch.Size, float]] = []
+    trained: list[tuple[torch.Size, tuple[float, float]]] = []
+    scored: list[tuple[torch.Size, tuple[float, float]]] = []
     original = Regressor.forward
 
     def watched(self: Regressor, images: torch.Tensor, **others: Any) -> Prediction:  # noqa: ANN401
@@ -49,10 +49,11 @@ def test_the_first_epochs_can_train_on_smaller_images(
 
     monkeypatch.setattr(Regressor, "forward", watched)
     config = without_views(set_train(tiny_config, epochs=4))
-    config = set_train(config, low_resolution_share=0.5, low_resolution_height=24)
+    config = set_train(config, low_resolution_share=0.5, low_resolution_height=32)
     train(tiny_scene, None, config, tmp_path / "run", CPU)
-    assert trained == [((24, 32), 2.0), ((48, 64), 1.0)]
-    assert scored == [((48, 64), 1.0)]
+    # A width of 42 2/3 pixels is 43: sides differ in how much smaller they are.
+    assert trained == [((32, 43), (48 / 32, 64 / 43)), ((48, 64), (1.0, 1.0))]
+    assert scored == [((48, 64), (1.0, 1.0))]
 
 
 @pytest.mark.parametrize("cached", [False, True])
