@@ -18,11 +18,7 @@ from rap.camera import Camera
 from rap.splat import reference
 from rap.splat.gaussians import Gaussians
 from rap.splat.kernels import failure
-from rap.splat.tuning import RenderTuning
-
-TILE = (32, 16)
-"""Pixels in x and in y of a tile where our own kernel projects. 32 views of 640 x 480 then have
-sorting keys of 48 bits, which the sort takes in 6 passes of 8; squares of 16 need a seventh."""
+from rap.splat.tuning import TILE, RenderTuning
 
 
 def can_blend(

@@ -9,7 +9,8 @@ at H×W pixels, stored at h×w:
                   packed: 12 for the colours and 108 for each visible pair, of which `VISIBLE`
                   are assumed
     V·N · 24 · p  sorted and unsorted keys and indices of (Gaussian, tile) pairs, of which p are
-                  assumed: `PAIRS` for tiles of 16 pixels, three times as many for 8
+                  assumed: `PAIRS` for tiles of 16 pixels and for the larger ones of our own
+                  projection, three times as many for gsplat's tiles of 8
     V·N · k       where plain torch evaluates colours: 8 for each harmonic and 96 besides
     V·H·W · 20    colour 12, alpha 4, last splat 4, which our own kernel does not write
     V·h·w · 64    resizing, exposure and conversion to uint8
@@ -21,7 +22,7 @@ import torch
 
 from rap import log
 from rap.camera import Camera
-from rap.splat.tuning import RenderTuning
+from rap.splat.tuning import TILE, RenderTuning
 
 VISIBLE = 0.5
 PAIRS = 4
@@ -46,13 +47,13 @@ def call_bytes(
 ) -> int:
     """Predicted peak of a rendering call without gradients, besides the Gaussians themselves.
 
-    `stored` is the size at which the views are kept. `plain_harmonics` counts the harmonics that
+    `stored` is the size at which the views are kept. `tuning` is what the machine can run: where
+    our own kernels cannot, one without `fused_blend`. `plain_harmonics` counts the harmonics that
     plain torch evaluates per view; 0 where the fused kernel does, or colours are shared.
     """
     tuning = tuning or RenderTuning()
     stored = stored or camera
-    own = tuning.fused_blend and tuning.fused_projection
-    each = 12 + 108 * VISIBLE if tuning.packed else 76 if own else 64
+    each = 12 + 108 * VISIBLE if tuning.packed else 76 if tuning.own_projection else 64
     each += _PAIR_BYTES * _pairs(tuning)
     each += 8 * plain_harmonics + 96 if plain_harmonics else 0
     pictures = 20 * camera.width * camera.height + 64 * stored.width * stored.height
@@ -122,9 +123,10 @@ def ran_out(error: RuntimeError) -> bool:
 
 
 def _pairs(tuning: RenderTuning) -> int:
-    return PAIRS if tuning.tile_size >= 16 else 3 * PAIRS
+    return PAIRS if tuning.own_projection or tuning.tile_size >= 16 else 3 * PAIRS
 
 
 def _num_tiles(camera: Camera, tuning: RenderTuning) -> int:
     size = tuning.tile_size
-    return -(-camera.width // size) * -(-camera.height // size)
+    width, height = TILE if tuning.own_projection else (size, size)
+    return -(-camera.width // width) * -(-camera.height // height)

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+TILE = (32, 16)
+"""Pixels in x and in y of a tile where our own kernel projects. 32 views of 640 x 480 then have
+sorting keys of 48 bits, which the sort takes in 6 passes of 8; squares of 16 need a seventh."""
+
 
 @dataclass(frozen=True)
 class RenderTuning:
@@ -21,3 +25,8 @@ class RenderTuning:
     """On CUDA, unpacked and without depth or gradients, our own kernel blends; same picture."""
     fused_projection: bool = True
     """For `fused_blend`, our own kernel projects, too, into fewer tiles; colours in half floats."""
+
+    @property
+    def own_projection(self) -> bool:
+        """Whether our own kernels project and blend what they can draw."""
+        return self.fused_blend and self.fused_projection and not self.packed

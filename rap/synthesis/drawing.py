@@ -1,6 +1,6 @@
 """Pictures of views as the bank stores them: drawn in one call, shrunk, exposed, rounded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -11,11 +11,12 @@ from rap.camera import Camera
 from rap.config import ViewsConfig
 from rap.geometry import invert
 from rap.splat.appearance import apply_exposure
+from rap.splat.blend import blend_problem
 from rap.splat.colors import baked, kernel_usable, used_degree
 from rap.splat.gaussians import Gaussians
 from rap.splat.memory import VIEWS_ON_CPU, free_bytes, most_views, views_per_call
 from rap.splat.order import in_order, morton_order
-from rap.splat.render import render
+from rap.splat.render import gsplat_available, render
 from rap.splat.tuning import RenderTuning
 
 
@@ -57,19 +58,31 @@ def tuning_of(config: ViewsConfig) -> RenderTuning:
     )  # fmt: skip
 
 
+def runnable_tuning(config: ViewsConfig, device: torch.device) -> RenderTuning:
+    """How a call will be drawn: as `tuning_of` says, without our own kernels where they cannot run.
+
+    Found once for each GPU, by running them.
+    """
+    tuning = tuning_of(config)
+    if device.type != "cuda" or not tuning.fused_blend or not gsplat_available()[0]:
+        return tuning
+    return tuning if blend_problem(device) is None else replace(tuning, fused_blend=False)
+
+
 def views_at_once(gaussians: Gaussians, camera: Camera, config: ViewsConfig) -> int:
     """Views per call: as set, if gsplat's integers allow it, or as the memory model allows now."""
-    if config.render_batch is not None:
-        most = most_views(gaussians.num, drawn_at(camera, config), tuning_of(config))
-        return min(config.render_batch, most)
     device = gaussians.means.device
+    tuning = runnable_tuning(config, device)
+    if config.render_batch is not None:
+        most = most_views(gaussians.num, drawn_at(camera, config), tuning)
+        return min(config.render_batch, most)
     if device.type != "cuda":
         return VIEWS_ON_CPU
     degree = used_degree(gaussians, config.sh_degree)
     by_kernel = config.fused_colors and kernel_usable(gaussians)
     shared = degree == 0 and gaussians.appearance is None
     return views_per_call(
-        gaussians.num, drawn_at(camera, config), free_bytes(device), camera, tuning_of(config),
+        gaussians.num, drawn_at(camera, config), free_bytes(device), camera, tuning,
         0 if by_kernel or shared else (degree + 1) ** 2,
     )  # fmt: skip
 

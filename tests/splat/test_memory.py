@@ -57,9 +57,37 @@ def test_measured_peaks_are_within_the_prediction(
     num_gaussians: int, tile_size: int, peak_mib: int
 ) -> None:
     """32 views on an H200: two random clouds, and two splats that were fitted to photographs."""
-    tuning = RenderTuning(tile_size=tile_size)
+    # Those of 8 were gsplat's: our own projection has tiles of its own.
+    tuning = RenderTuning(tile_size=tile_size, fused_projection=tile_size == 16)
     predicted = memory.call_bytes(32, num_gaussians, CAMERA, STORED, tuning) / 2**20
     assert peak_mib <= predicted < 2 * peak_mib
+
+
+@pytest.mark.parametrize(
+    ("gsplats", "counts"),
+    [({}, False), ({"fused_projection": False}, True), ({"fused_blend": False}, True),
+     ({"packed": True}, True)],
+)  # fmt: skip
+def test_the_size_of_tiles_counts_where_gsplat_projects(
+    gsplats: dict[str, bool], counts: bool
+) -> None:
+    """Our own projection lists its Gaussians in tiles of 32 x 16, whatever the setting."""
+    small, large = (RenderTuning(tile_size=size, **gsplats) for size in (8, 16))
+    of_small, of_large = (
+        memory.call_bytes(32, 1_000_000, CAMERA, STORED, tuning) for tuning in (small, large)
+    )
+    assert of_small - of_large == counts * 32 * 1_000_000 * 2 * memory.PAIRS * 24
+    num = 30_000_000
+    assert memory.most_views(num, CAMERA, large) == (2**31 - 1) // (num * memory.PAIRS)
+    assert (memory.most_views(num, CAMERA, small) < memory.most_views(num, CAMERA, large)) == counts
+
+
+def test_packed_pairs_are_those_of_gsplat() -> None:
+    """Our own kernels do not draw them: their records are not counted."""
+    visible = 12 + 108 * memory.VISIBLE + 24 * memory.PAIRS
+    pictures = 20 * 640 * 480 + 64 * 320 * 240
+    tuning = RenderTuning(packed=True)
+    assert memory.call_bytes(1, 1000, CAMERA, STORED, tuning) == round(visible * 1000) + pictures
 
 
 @given(st.integers(1, 10**9), st.integers(1, 2**40), st.booleans(), st.sampled_from([8, 16]))

@@ -17,12 +17,14 @@ from rap.splat.appearance import Appearance, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.memory import PAIRS, call_bytes
 from rap.splat.render import gsplat_available, render
+from rap.synthesis import drawing
 from rap.synthesis.drawing import (
     Shots,
     draw_images,
     drawn_at,
     prepared,
     rounded,
+    runnable_tuning,
     shrunk,
     tuning_of,
     views_at_once,
@@ -144,6 +146,19 @@ def test_a_set_number_of_views_does_not_overflow_the_rasteriser() -> None:
           for part in (few.means, few.quats, few.log_scales, few.opacity_logits, few.sh))
     )  # fmt: skip
     assert views_at_once(many, CAMERA, ViewsConfig(render_batch=77)) * many.num * PAIRS < 2**31
+
+
+@pytest.mark.parametrize("problem", [None, "no triton installed"])
+def test_memory_is_that_of_the_kernels_that_run(
+    monkeypatch: pytest.MonkeyPatch, problem: str | None
+) -> None:
+    """Where our own do not, gsplat's take over, whose tiles have the size that is set."""
+    monkeypatch.setattr(drawing, "gsplat_available", lambda: (True, ""))
+    monkeypatch.setattr(drawing, "blend_problem", lambda _: problem)
+    config = ViewsConfig(tile_size=8)
+    assert runnable_tuning(config, torch.device("cuda")).fused_blend == (problem is None)
+    assert runnable_tuning(config, torch.device("cpu")) == tuning_of(config)
+    assert not runnable_tuning(replace(config, fused_blend=False), torch.device("cuda")).fused_blend
 
 
 @pytest.mark.cuda
