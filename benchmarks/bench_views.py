@@ -102,8 +102,7 @@ def bench_views(
 
     stats = result.value
     result.metric("num_gaussians", ready.num)
-    result.metric("acceptance_share", stats.acceptance)
-    result.metric("renders_per_view", stats.num_renders / num)
+    note_renders(measure, stats)
     for ok, message in counted(stats, num, config):
         result.check(ok, message)
     for ok, message in misplaced(bank, anchors, config):
@@ -119,6 +118,16 @@ def bench_views(
     result.check(agreement >= 15, f"{agreement:.1f} dB from the plain settings")
     spread = float(bank.images.float().std())
     result.check(spread > 10, f"the bank's images deviate by {spread:.1f} levels: hardly a picture")
+
+
+def note_renders(measure: Measure, stats: RefreshStats) -> None:
+    """What the filter rejects is drawn, scored and written as well: its rate beside the kept."""
+    per_view = stats.num_renders / stats.num_views
+    measure.metric("acceptance_share", stats.acceptance)
+    measure.metric("renders_per_view", per_view)
+    kept_per_s = measure.record.metrics.get("views_per_s")
+    if kept_per_s is not None:
+        measure.metric("renders_per_s", per_view * kept_per_s)
 
 
 def pruned(gaussians: Gaussians, camera: Camera, anchors: Anchors) -> Gaussians:

@@ -100,15 +100,14 @@ def slowed(
     sleep = faults.percent("sleep", benchmark_id) / 100
     if spin == 0 and sleep == 0:
         return step
-    after = _spin_gpu(step, spin) if device == "cuda" and spin > 0 else None
+    on_gpu = device == "cuda" and spin > 0
+    slow_gpu = _slow_on_gpu(step, spin) if on_gpu else step
 
     def slow() -> T:
         start, cpu = time.perf_counter(), time.process_time()
-        value = step()
+        value = slow_gpu()
         elapsed = time.perf_counter() - start
-        if after is not None:
-            after()
-        else:
+        if not on_gpu:
             # Of threads that work side by side, only the wall time can be lengthened by a share.
             _spin_host(spin * min(elapsed, time.process_time() - cpu))
         if sleep > 0:
@@ -127,26 +126,43 @@ def _spin_host(seconds: float) -> None:
 
 _TRIALS = 12
 """An idle GPU needs 50 ms of work to reach the clock that it then keeps."""
+_MEASURED = 2
+"""Calls of a step whose span is taken, the first two: a trial of its own would be a step more."""
 
 
-def _spin_gpu(step: Callable[[], object], share: float) -> Callable[[], object]:
-    """Enqueue a kernel that waits for `share` of the step's own GPU span, measured once."""
+def _slow_on_gpu(step: Callable[[], T], share: float) -> Callable[[], T]:
+    """After each step a kernel that waits for `share` of the step's own GPU span.
+
+    The first calls, which warm up, are measured and waited for; later ones are not.
+    """
     import torch
 
-    def span(work: Callable[[], object]) -> float:
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        begin.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end)
-
     trial_cycles = 10_000_000
-    trial_ms = [span(lambda: torch.cuda._sleep(trial_cycles)) for _ in range(_TRIALS)][-1]
-    step_ms = [span(step) for _ in range(2)][-1]  # the first one compiles
-    cycles = int(share * step_ms / trial_ms * trial_cycles)
-    return lambda: torch.cuda._sleep(cycles)
+    trial_ms = [_span_ms(lambda: torch.cuda._sleep(trial_cycles))[1] for _ in range(_TRIALS)][-1]
+    cycles: list[int] = []
+
+    def slow() -> T:
+        if len(cycles) < _MEASURED:
+            value, step_ms = _span_ms(step)
+            cycles.append(int(share * step_ms / trial_ms * trial_cycles))
+        else:
+            value = step()
+        torch.cuda._sleep(cycles[-1])
+        return value
+
+    return slow
+
+
+def _span_ms(work: Callable[[], T]) -> tuple[T, float]:
+    import torch
+
+    begin = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
+    begin.record()
+    value = work()
+    end.record()
+    torch.cuda.synchronize()
+    return value, begin.elapsed_time(end)
 
 
 def ballast(num_bytes: int, device: str) -> object:

@@ -66,6 +66,19 @@ def test_sleep_lengthens_wall_time(spend: Callable[[float], None]) -> None:
     assert faults.time.perf_counter() - before == pytest.approx(1.5, rel=1e-3)
 
 
+def test_a_slowed_step_runs_no_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of its own would move a training on, and its first terms would be wrong."""
+    steps = iter(range(9))
+    slept: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_sleep", slept.append, raising=False)
+    # Ten million cycles take 5 ms on this GPU, the step 100 ms and then 20. Trials sleep, too.
+    spans = iter([*[5.0] * 12, 100.0, 20.0])
+    monkeypatch.setattr(faults, "_span_ms", lambda work: (work(), next(spans)))
+    slow = slowed(lambda: next(steps), faults.Faults("", (Fault("slow", 5, "*"),)), "step", "cuda")
+    assert [slow() for _ in range(4)] == [0, 1, 2, 3]
+    assert slept[12:] == [10_000_000, 2_000_000, 2_000_000, 2_000_000]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a step may return."""
