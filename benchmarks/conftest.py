@@ -22,11 +22,9 @@ from rap.splat.render import gsplat_available
 CORE = (
     "train_step[batch_size=8,*execution=graphed,micro_batches=1,precision=bf16]",
     "infer[*execution=graphed*]",
-    "infer[batch_size=64,execution=eager,precision=fp32]",
     "appearance[by=kernel,*]",
     "backbone[*precision=bf16,variant=b0]",
     "losses[batch_size=8,term=vicreg]",
-    "losses[batch_size=64,term=vicreg]",
     "render[*]",
     "ssim[*]",
     "transformer[attention=sdpa,layers=6,precision=bf16,tokens=1201]",
@@ -34,6 +32,7 @@ CORE = (
 )
 CORE_ON_CPU = (
     *CORE,
+    "infer[batch_size=64,execution=eager,precision=fp32]",
     "train_step[batch_size=8,channels_last=off,checkpointing=off,execution=eager,*precision=fp32]",
 )
 """What the product is measured by, short enough to be run twenty times over: the mark `core`.
