@@ -1,6 +1,7 @@
 """The doctor names each known mismatch with its fix, and nothing on a healthy machine."""
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_healthy_machines_have_no_problems() -> None:
             "fused-ssim does not work (no kernel image)",
             "TORCH_CUDA_ARCH_LIST",
         ),
+        ({"bytecode": False}, "keeps no compiled files of torch", "PYTHONPYCACHEPREFIX"),
     ],
 )
 def test_each_mismatch_is_named_with_its_fix(changes: dict[str, Any], what: str, fix: str) -> None:
@@ -107,6 +109,16 @@ def test_gather_sees_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (found.nvcc, found.nvcc_cuda) == (str(nvcc), (12, 6))
     assert found.folders["compiled gsplat"] == tmp_path / "extensions"
     assert "setuptools" in found.packages
+
+
+def test_missing_bytecode_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for it in which torch has left nothing, and then something."""
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    assert not gather().bytecode
+    kept = Path(importlib.util.cache_from_source(torch.__file__))
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert gather().bytecode
 
 
 def test_run_prints_every_part_and_the_fix(

@@ -23,9 +23,13 @@ class Problem:
 def diagnose(environment: Environment) -> list[Problem]:
     """Every known mismatch in an environment."""
     if not environment.gpus:
-        return _torch_problems(environment) + _folder_problems(environment)
+        return [
+            *_torch_problems(environment), *_bytecode_problems(environment),
+            *_folder_problems(environment),
+        ]  # fmt: skip
     return [
         *_torch_problems(environment),
+        *_bytecode_problems(environment),
         *_cuda_problems(environment),
         *_gsplat_problems(environment),
         *_fused_ssim_problems(environment),
@@ -113,6 +117,15 @@ def _fused_ssim_problems(environment: Environment) -> list[Problem]:
     return [Problem(f"fused-ssim does not work ({error}); the plain SSIM is used, which is slower",
                     "build it again with this torch, on a machine that sees the GPU or with "
                     "TORCH_CUDA_ARCH_LIST set: make fused-ssim")]  # fmt: skip
+
+
+def _bytecode_problems(environment: Environment) -> list[Problem]:
+    if environment.bytecode:
+        return []
+    return [Problem("Python keeps no compiled files of torch, so every command compiles its sources"
+                    " anew (8 s on an H200 machine)",
+                    "set PYTHONPYCACHEPREFIX to a folder that can be written, and unset "
+                    "PYTHONDONTWRITEBYTECODE")]  # fmt: skip
 
 
 def _folder_problems(environment: Environment) -> list[Problem]:

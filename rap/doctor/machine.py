@@ -52,6 +52,8 @@ class Environment:
     """Why an installed extension does not load or run, by package."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Where compiled code is cached, by what is cached."""
+    bytecode: bool = True
+    """Whether Python keeps its compiled files of torch from one process to the next."""
 
 
 def gather() -> Environment:
@@ -80,6 +82,8 @@ def gather() -> Environment:
         gsplat_extension=extension,
         extension_errors=errors,
         folders={"compiled gsplat": compiled, "torch.compile": inductor},
+        # this process has imported torch: what it could keep is there now
+        bytecode=Path(importlib.util.cache_from_source(torch.__file__)).exists(),
     )
 
 
