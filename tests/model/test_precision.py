@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rap.config import ConfigError, Precision
-from rap.model.precision import precision_scope
+from rap.model.precision import chosen_by_timing, precision_scope
 
 CPU = torch.device("cpu")
 Flags = tuple[bool, bool]
@@ -99,3 +99,17 @@ def test_precision_on_the_gpu(
     assert c.dtype == dtype
     error = float((c.double() - a.double() @ a.double()).abs().max())
     assert at_least <= error <= at_most
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_timing_of_convolutions_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, wanted: bool, before: bool
+) -> None:
+    """Who has asked for it keeps it."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "benchmark", before)
+    limit = cudnn.benchmark_limit
+    with chosen_by_timing(wanted):
+        assert cudnn.benchmark is (wanted or before)
+    assert (cudnn.benchmark, cudnn.benchmark_limit) == (before, limit)
