@@ -16,6 +16,14 @@ from benchmarks.harness.children import NO_BYTECODE, with_bytecode
 
 ROOT = Path(__file__).resolve().parents[2]
 
+AS_AT_A_TERMINAL = """
+import signal
+
+# Whoever starts the tests in the background may have left these ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 STOPPED_TWICE = """
 import os, signal, sys
 from benchmarks.harness.children import terminable
@@ -57,7 +65,7 @@ def test_bytecode_is_kept_where_python_keeps_none(
 )
 def test_second_signal_does_not_interrupt_the_cleaning_up(first: str, second: str) -> None:
     """Whoever presses Ctrl-C twice leaves no trees behind either."""
-    command = [sys.executable, "-c", STOPPED_TWICE, first, second]
+    command = [sys.executable, "-c", AS_AT_A_TERMINAL + STOPPED_TWICE, first, second]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "cleaned up\ninterrupted True\n"), done.stderr
 
@@ -65,7 +73,7 @@ def test_second_signal_does_not_interrupt_the_cleaning_up(first: str, second: st
 def test_what_was_ignored_stays_ignored() -> None:
     """`nohup python -m benchmarks ab` outlives its terminal."""
     ignore = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    script = f"{ignore}{STOPPED_TWICE}"
+    script = f"{AS_AT_A_TERMINAL}{ignore}{STOPPED_TWICE}"
     command = [sys.executable, "-c", script, "SIGHUP", "SIGHUP"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "not stopped\ncleaned up\n"), done.stderr
@@ -115,7 +123,7 @@ def test_gate_that_judges_for_us_is_stopped_once(tmp_path: Path, number: signal.
         (tmp_path / "benchmarks" / name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", JUDGE_BY_BASE, str(tmp_path)], cwd=ROOT, env=environment,
+        [sys.executable, "-P", "-c", AS_AT_A_TERMINAL + JUDGE_BY_BASE, str(tmp_path)], cwd=ROOT, env=environment,
         start_new_session=True, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     told = tmp_path / "signals"
