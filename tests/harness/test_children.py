@@ -123,8 +123,8 @@ def test_gate_that_judges_for_us_is_stopped_once(tmp_path: Path, number: signal.
         (tmp_path / "benchmarks" / name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", AS_AT_A_TERMINAL + JUDGE_BY_BASE, str(tmp_path)], cwd=ROOT, env=environment,
-        start_new_session=True, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-P", "-c", AS_AT_A_TERMINAL + JUDGE_BY_BASE, str(tmp_path)],
+        cwd=ROOT, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     told = tmp_path / "signals"
     for _ in range(200):
