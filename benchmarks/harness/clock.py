@@ -14,7 +14,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 from benchmarks.harness.statistics import median
 
 T = TypeVar("T")
-WarmUp = Literal["verified", "fixed", "unsteady"]
+WarmUp = Literal["verified", "scattered", "fixed", "unsteady"]
 
 SHORT_S = 200e-6
 """Work below this is batched: one synchronisation (or clock reading) for many calls."""
@@ -23,8 +23,8 @@ LOOK_EVERY_S, LOOK_EVERY_ROUNDS = 0.5, 10
 """How much lies between two looks at a device under load, at least."""
 AGREEMENT = 0.005
 """Largest relative difference between the medians of two windows that counts as steady."""
-SCATTER = 0.8
-"""The same, in median steps from round to round: a standard error of that difference, of five."""
+SCATTER = 1.8
+"""Median steps from round to round that make a standard error of that difference, of one round."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ MIN_ROUNDS = 3
 # Of measuring alone: what a benchmark builds and checks comes on top. A warm-up of 0.5 s was too
 # short for the two windows of a step of 75 ms, which could then only be unsteady.
 BUDGETS = {
-    "cuda": Budget(5, 0.05, 2.0, rounds=10, max_rounds=300, time_s=0.15, cap_s=2.0),
+    "cuda": Budget(5, 0.05, 1.6, rounds=10, max_rounds=300, time_s=0.15, cap_s=2.0),
     "cpu": Budget(4, 0.2, 2.0, rounds=8, max_rounds=200, time_s=1.2, cap_s=4.0),
 }
 
@@ -183,22 +183,31 @@ def _warm_up(loop: Loop[T], budget: Budget, calls: int, estimate: float) -> Warm
         if elapsed >= budget.warm_s and steady(times, budget.window):
             return "verified"
         if elapsed + calls * estimate >= budget.warm_cap_s:
-            return "unsteady"
+            return "scattered" if only_scatters(times, budget.window) else "unsteady"
         times.append(loop.round(calls)[1].wall_s)
 
 
 def steady(times: list[float], window: int) -> bool:
-    """Whether the medians of the last two windows of round times agree.
-
-    Within 0.5 %, or within what the rounds scatter by: where each is 10 % from the next, agreement
-    within 0.5 % would be luck. A drift is found as well: over a window it is many of its steps.
-    """
+    """Whether the medians of the last two windows of round times agree within 0.5 %."""
     if len(times) < 2 * window:
         return False
-    recent = [math.log(time) for time in times[-2 * window :]]
-    now, before = median(recent[window:]), median(recent[:window])
+    now, before = median(times[-window:]), median(times[-2 * window : -window])
+    return abs(math.log(now / before)) < AGREEMENT
+
+
+def only_scatters(times: list[float], window: int) -> bool:
+    """Whether rounds that never agreed within 0.5 % go anywhere, as far as they can tell.
+
+    Where each round is 10 % from the next, that agreement is luck. Here the later half of all
+    rounds is halved, and the two medians may differ by what such rounds scatter by.
+    """
+    half = max(window, len(times) // 4)
+    if len(times) < 2 * half:
+        return False
+    recent = [math.log(time) for time in times[-2 * half :]]
     steps = [abs(one - other) for one, other in itertools.pairwise(recent)]
-    return abs(now - before) < max(AGREEMENT, SCATTER * median(steps))
+    drift = abs(median(recent[half:]) - median(recent[:half]))
+    return drift < SCATTER * median(steps) / math.sqrt(half)
 
 
 def _rounds(loop: Loop[T], budget: Budget, rounds: int | None, calls: int) -> tuple[list[Round], T]:

@@ -13,6 +13,11 @@ from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.verdict import CODES, Code, Verdict
 
+MARKS = {"unsteady": " ~", "scattered": " ≈"}
+MEANING = {
+    "unsteady": "still changing by over 0.5 % when warm-up was cut off",
+    "scattered": "no change that their scatter does not explain, but never within 0.5 %",
+}
 HEADER = ("benchmark", "baseline", "now", "ratio", "verdict")
 UNITS = (
     ("_per_s", 1.0, "/s"),
@@ -123,7 +128,7 @@ def _is_shown(finding: Finding) -> bool:
 
 def _time_row(record: Record, gated: Finding | None, baseline: Baseline | None) -> Row:
     """The gated time; a time that is not gated is shown without a judgement."""
-    mark = " ~" if record.warm_up == "unsteady" else ""
+    mark = MARKS.get(record.warm_up, "")
     if gated is not None:
         return _row(gated, gated.status.value + mark)
     stored = None if baseline is None else baseline.records.get(record.id)
@@ -179,11 +184,10 @@ def table(entries: Iterator[Row]) -> Iterator[Line]:
 
 
 def _footnotes(records: Sequence[Record]) -> Iterator[Line]:
-    unsteady = sum(record.warm_up == "unsteady" for record in records)
-    if unsteady:
-        yield Line(
-            f"  ~ {unsteady} unsteady: still changing by over 0.5 % when warm-up was cut off"
-        )
+    for kind, mark in MARKS.items():
+        num = sum(record.warm_up == kind for record in records)
+        if num:
+            yield Line(f" {mark} {num} {kind}: {MEANING[kind]}")
     for note in sorted({note for record in records for note in record.notes}):
         yield Line(f"  {note}")
 

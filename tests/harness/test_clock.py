@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.harness.clock import Budget, Loop, Timing, host_clock, steady, take
+from benchmarks.harness.clock import Budget, Loop, Timing, host_clock, only_scatters, steady, take
 
 BUDGET = Budget(3, warm_s=0.1, warm_cap_s=2.0, rounds=5, max_rounds=50, time_s=0.5, cap_s=3.0)
 Spend = Callable[[float], None]
@@ -123,15 +123,38 @@ def test_steady_compares_the_last_two_windows(times: list[float], expected: bool
     assert steady(times, 3) is expected
 
 
+def noisy(scatter: float, drift: float, num: int = 40) -> list[list[float]]:
+    """Warm-ups whose rounds scatter and get slower by these shares."""
+    noise = random.Random(0)
+    return [[math.exp(drift * n + noise.gauss(0, scatter)) for n in range(num)] for _ in range(400)]
+
+
 def test_scatter_is_no_drift() -> None:
-    """Rounds that jump by 10 % and go nowhere are steady, however seldom two medians agree."""
-    noise = random.Random(0)
-    looks = [[math.exp(noise.gauss(0, 0.1)) for _ in range(10)] for _ in range(400)]
-    assert sum(steady(times, 5) for times in looks) > 0.5 * len(looks)
+    """Rounds that jump by 10 % and go nowhere are told from those that change."""
+    assert sum(only_scatters(times, 5) for times in noisy(0.1, 0.0)) > 0.6 * 400
 
 
-def test_a_drift_is_found_in_scatter() -> None:
-    """2 % a round on rounds that scatter by 1 %: nine of ten looks tell."""
-    noise = random.Random(0)
-    looks = [[math.exp(0.02 * n + noise.gauss(0, 0.01)) for n in range(10)] for _ in range(400)]
-    assert sum(steady(times, 5) for times in looks) < 0.1 * len(looks)
+@pytest.mark.parametrize(("scatter", "drift"), [(0.01, 0.004), (0.1, 0.04), (0.0, 0.002)])
+def test_a_drift_is_found_in_scatter(scatter: float, drift: float) -> None:
+    """Of 0.4 steps' scatter a round, over ten rounds, in nineteen of twenty."""
+    assert sum(only_scatters(times, 5) for times in noisy(scatter, drift)) < 0.05 * 400
+
+
+def test_a_level_that_alternates_is_no_excuse() -> None:
+    """Rounds of two kinds in turn, each 4 % faster than its last, are still warming up."""
+    times = [(1.0 + 0.5 * (n % 2)) * 0.96**n for n in range(40)]
+    assert not only_scatters(times, 5)
+
+
+def test_few_rounds_tell_nothing() -> None:
+    """Less than two windows are unsteady."""
+    assert not only_scatters([1.0] * 9, 5)
+
+
+def test_scattered_is_told_from_verified(spend: Spend) -> None:
+    """At the cap: noise that never agrees within half a percent."""
+    noise = random.Random(1)
+    lengths = [0.05 * math.exp(noise.gauss(0, 0.1)) for _ in range(200)]
+    assert run(Work(spend, *lengths)).warm_up in ("scattered", "verified")
+    growing = [0.05 * 1.05**n * math.exp(noise.gauss(0, 0.02)) for n in range(200)]
+    assert run(Work(spend, *growing)).warm_up == "unsteady"
