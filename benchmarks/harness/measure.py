@@ -22,7 +22,7 @@ from benchmarks.harness.counting import CallCounter, compiled_graphs, graphs_sin
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import CacheState, ClockName, Record
-from benchmarks.harness.replaying import recorded
+from benchmarks.harness.replaying import launched_s, recorded
 from benchmarks.harness.statistics import log_median, median, median_half_width, quantile
 from benchmarks.harness.watch import Watch
 
@@ -111,8 +111,8 @@ class Measure:
         `before_round` runs outside the span; it and a cold cache rule out batching of short work.
         `moves_bytes` and `flop` are the least that a call must move and compute: the report shows
         their rates as shares of what this machine reaches. `replay`: on a GPU a CUDA graph of the
-        step is timed, so that its kernels count and not their launches; CUDA calls are counted of
-        the step itself.
+        step is timed, so that its kernels count and not their launches, which `launched_s` keeps;
+        CUDA calls are counted of the step itself.
         """
         if self.called:
             raise RuntimeError(f"{self.record.id}: measure() was called twice; make two benchmarks")
@@ -130,7 +130,10 @@ class Measure:
         else:
             on_gpu = clock == "gpu" and self.device == "cuda"
             self.record = replace(self.record, clock="gpu" if on_gpu else "wall", cache=cache)
-            timed = recorded(step) if replay and self.device == "cuda" else step
+            replayed = replay and self.device == "cuda"
+            if replayed:
+                self.metric("launched_s", launched_s(step))
+            timed = recorded(step) if replayed else step
             timing = self._take(timed, rounds, before_round, self._stage)
             self._note_times(timing, self._stage)
             if items is not None:

@@ -7,10 +7,22 @@ call to call (one H200, 22 ms for 2 ms of kernels). In training the same kernels
 from collections.abc import Callable
 from typing import TypeVar
 
+from benchmarks.harness.clock import cuda_clock
+from benchmarks.harness.statistics import median
+
 T = TypeVar("T")
 
 NUM_TRIALS = 3
 """Calls before a recording: libraries choose kernels and take workspaces, autograd sets up."""
+
+
+NUM_LAUNCHED = 5
+
+
+def launched_s(step: Callable[[], object]) -> float:
+    """Wall time of the step as it is, launches included: what a recording hides."""
+    rounds = [cuda_clock(step, 1)[1].wall_s for _ in range(NUM_TRIALS + NUM_LAUNCHED)]
+    return median(rounds[NUM_TRIALS:])
 
 
 def recorded(step: Callable[[], T]) -> Callable[[], T]:

@@ -12,7 +12,7 @@ from benchmarks.harness.machine import slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import ClockName, Record
-from benchmarks.harness.replaying import NUM_TRIALS
+from benchmarks.harness.replaying import NUM_LAUNCHED, NUM_TRIALS
 
 pytestmark = [
     pytest.mark.cuda,
@@ -77,8 +77,9 @@ def test_a_replay_times_kernels_alone() -> None:
         calls.clear()
         result = measure(step, clock="gpu", replay=replay)
         assert float(result.value) == 200
-        assert (len(calls) == NUM_TRIALS + 1) is replay
+        assert (len(calls) == 2 * NUM_TRIALS + NUM_LAUNCHED + 1) is replay
         records[replay] = measure.record
+    assert records[True].metrics["launched_s"] > records[True].metrics["gpu_s"]
     assert records[True].metrics["gpu_s"] < records[False].metrics["gpu_s"]
 
 
