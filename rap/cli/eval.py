@@ -19,6 +19,7 @@ from rap.cli.arguments import (
 )
 from rap.config import Precision
 from rap.config.inference import InferExecution
+from rap.evaluate.folder import check_report_folder
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def run(argv: Sequence[str]) -> int:
     folder = _report_folder(arguments)
     if folder is not None:
         check_out_folder(folder, reuse=True)
+        check_report_folder(folder)
 
     from rap.evaluate import show, write_report
     from rap.train.distributed import current
@@ -77,6 +79,8 @@ def run(argv: Sequence[str]) -> int:
         evaluation, leads = _scored(arguments, device), current().leads
         show(evaluation)
     if leads and folder is not None:
+        if folder.exists() and any(folder.iterdir()):
+            log.info(f"{folder}: its older report is replaced")
         write_report(evaluation, folder)
         log.info(f"{folder}: metrics.json, errors.csv, poses, trajectory.png")
     return 0

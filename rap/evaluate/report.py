@@ -28,6 +28,7 @@ from rap.evaluate.errors import (
     summarise,
 )
 from rap.evaluate.estimates import read_estimates, write_colmap, write_pose_files, write_tum
+from rap.evaluate.folder import replacing_report
 from rap.evaluate.inference import (
     Latency,
     Locate,
@@ -110,6 +111,7 @@ def evaluate_locator(
     `streaming` is `stream`, or what shares its work between processes. Raises as `evaluate` does.
     """
     _check_scene(scene, camera)
+    _warn_of_another_scene(scene.source, provenance.get("scene"))
     # The latency first: kernels are chosen, compiled and recorded in its first calls.
     latency = measure_latency(locate, camera, device, batch_size, latency_rounds)
     streamed = streaming(scene.test, camera, locate, device, batch_size, num_workers)
@@ -159,9 +161,14 @@ def show(evaluation: Evaluation) -> None:
 def write_report(evaluation: Evaluation, folder: Path) -> None:
     """metrics.json, errors.csv, the estimates in three formats, and a picture.
 
-    A picture that cannot be drawn is a warning: the numbers are what counts.
+    The folder appears whole, in place of an older report; FileExistsError where it holds anything
+    else. A picture that cannot be drawn is a warning: the numbers are what counts.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_report(folder) as new:
+        _fill(evaluation, new)
+
+
+def _fill(evaluation: Evaluation, folder: Path) -> None:
     _write(folder / "metrics.json", json.dumps(metrics(evaluation), indent=2) + "\n")
     _write(folder / "errors.csv", _csv(evaluation))
     names = [frame.name for frame in evaluation.frames]
@@ -243,6 +250,23 @@ def _check_scene(scene: Scene, camera: Camera) -> None:
             f"{scene.source}: its focal length is {resized.fx:.1f} px at the network's size, the "
             f"network was trained with {camera.fx:.1f} px; expect worse poses"
         )
+
+
+def _warn_of_another_scene(scored: str, trained: str | None) -> None:
+    """A line where a network is scored on another scene than its own; none: nobody knows which."""
+    if trained is not None and not _one_scene(scored, trained):
+        log.warn(
+            f"the network was trained on {trained}, and is scored on the test frames of {scored}: "
+            "unless both are one place in one frame of reference, its poses mean nothing there"
+        )
+
+
+def _one_scene(a: str, b: str) -> bool:
+    """Whether two descriptions (kind, then path) may be of one folder, named from elsewhere."""
+    (*kind_a, path_a), (*kind_b, path_b) = a.split(" ", 2), b.split(" ", 2)
+    parts_a, parts_b = Path(path_a).parts, Path(path_b).parts
+    num = min(len(parts_a), len(parts_b))
+    return a == b or (kind_a == kind_b and num > 0 and parts_a[-num:] == parts_b[-num:])
 
 
 def _cells(summary: Summary) -> dict[str, str]:

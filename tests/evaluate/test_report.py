@@ -80,6 +80,84 @@ def test_errors_csv_lists_every_frame(evaluation: Evaluation, tmp_path: Path) ->
     assert written == pytest.approx(evaluation.errors.translation_m.tolist(), rel=1e-5)
 
 
+def test_a_report_takes_the_place_of_an_older_one_as_a_whole(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    """No pose or picture of what was scored before is left beside the new numbers."""
+    folder = tmp_path / "report"
+    write_report(evaluation, folder)
+    other = tuple(replace(frame, name=f"other/{frame.name}") for frame in evaluation.frames)
+    write_report(replace(evaluation, frames=other), folder)
+    assert [entry.name for entry in (folder / "poses").iterdir()] == ["other"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_report_that_fails_leaves_the_older_one(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up costs the new numbers only."""
+    folder = tmp_path / "report"
+    write_report(evaluation, folder)
+    before = (folder / "metrics.json").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_colmap", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(replace(evaluation, source="elsewhere"), folder)
+    assert (folder / "metrics.json").read_text() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_no_report_takes_the_place_of_other_files(evaluation: Evaluation, tmp_path: Path) -> None:
+    """A folder with anything else in it stays as it is."""
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds thesis\.tex, which no report does"):
+        write_report(evaluation, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_link_to_a_report_stays_one(evaluation: Evaluation, tmp_path: Path) -> None:
+    """What it leads to is replaced."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_report(evaluation, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("trained", "warned"),
+    [
+        ("random pixels", False),
+        ("7-Scenes folder /data/chess", True),
+        (None, False),
+    ],
+)
+def test_another_scene_than_the_trainings_is_warned_of(
+    scene: Scene, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str],
+    trained: str | None, warned: bool,
+) -> None:  # fmt: skip
+    """One line that names both; weights of unknown origin are scored in silence."""
+    known = replace(checkpoint, provenance={} if trained is None else {"scene": trained})
+    evaluate(scene, known, CPU, num_workers=0, latency_rounds=1)
+    err = capsys.readouterr().err
+    assert err.count("was trained on") == warned
+    if trained is not None and warned:
+        assert trained in err
+        assert scene.source in err
+
+
+def test_one_scene_may_be_named_from_elsewhere() -> None:
+    """A relative and an absolute path can be of one folder; formats and other folders cannot."""
+    absolute = "COLMAP model /data/office desk/sparse/0"
+    assert report._one_scene(absolute, "COLMAP model office desk/sparse/0")
+    assert not report._one_scene(absolute, "COLMAP model /data/hall/sparse/0")
+    assert not report._one_scene(absolute, "7-Scenes folder /data/office desk/sparse/0")
+    assert not report._one_scene(absolute, "COLMAP model .")
+
+
 def test_picture_is_drawn(evaluation: Evaluation, tmp_path: Path) -> None:
     """The trajectory is a PNG of a sensible size."""
     write_report(evaluation, tmp_path)
