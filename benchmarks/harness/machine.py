@@ -10,10 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.harness.gpu import FAMILY, Gpu, listed_processes, load_nvml
-from benchmarks.harness.subject import PACKAGE
+from benchmarks.harness.subject import PACKAGE, digest_of
 
 STAMP = ".commit"
-"""In an exported tree, which has no history: the commit that it came from."""
+"""In an exported tree, which has no history: the commit that it came from, and what it held."""
+DIRTY = "+dirty"
+"""After the commit of a tree whose code is not that commit's."""
 PACKAGES = ("torch", "numpy", "triton", "gsplat", "fused-ssim", "pytest-benchmark")
 
 
@@ -156,24 +158,42 @@ def container_runtime(root: Path = Path("/")) -> str:
 
 
 def commit_of(root: Path, given: str | None = None) -> str:
-    """The checkout's commit, `+dirty` with local changes; `given` or BENCHMARK_COMMIT first.
+    """The commit of a tree, `+dirty` where its code is another.
 
-    A tree without history says it by its stamp, which `python -m benchmarks export` writes.
+    Git says it where there is a history, else the stamp that `python -m benchmarks export` writes
+    with the package's digest. Only a tree with neither is believed what `given`, or
+    BENCHMARK_COMMIT, says of it: it cannot be checked.
     """
-    given = os.environ.get("BENCHMARK_COMMIT") if given is None else given
-    if given:
-        return given
+    commit = _from_history(root)
+    if commit is not None:
+        return commit
     stamp = root / STAMP
-    if stamp.is_file() and not (root / ".git").exists():
-        return "".join(stamp.read_text(encoding="utf-8").split()[:1]) or "unknown"
+    claimed, digest, *_ = [*(stamp.read_text("utf-8").split() if stamp.is_file() else ()), "", ""]
+    if claimed and digest:
+        same = digest == digest_of(root / PACKAGE) or claimed.endswith(DIRTY)
+        return claimed if same else f"{claimed}{DIRTY}"
+    given = os.environ.get("BENCHMARK_COMMIT") if given is None else given
+    return given or claimed or "unknown"
+
+
+def write_stamp(folder: Path, commit: str) -> None:
+    """Say of which commit a tree without history is, and what its package was then."""
+    text = f"{commit} {digest_of(folder / PACKAGE)}\n"
+    (folder / STAMP).write_text(text, encoding="utf-8")
+
+
+def _from_history(root: Path) -> str | None:
+    """What git says of a tree; None where it has no history, or lies untracked in another's."""
     try:
+        if not (root / ".git").exists() and not _git(root, "ls-files", "--", PACKAGE):
+            return None
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
         # A new module is measured, too, long before it is added.
-        dirty += _git(root, "status", "--porcelain", "--", PACKAGE)
+        changed += _git(root, "status", "--porcelain", "--", PACKAGE)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}+dirty" if dirty else commit
+        return None
+    return f"{commit}{DIRTY}" if changed else commit
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from benchmarks.harness.machine import STAMP, commit_of
+from benchmarks.harness.machine import STAMP, commit_of, write_stamp
 from benchmarks.harness.subject import PACKAGE, digest_of
 
 JUDGED = ("benchmarks", "conftest.py", "pyproject.toml")
@@ -147,7 +147,7 @@ def extract(root: Path, commit: str, folder: Path) -> None:
             archive.extractall(folder, wanted, filter="data")
         except tarfile.TarError as error:
             raise TreeError(f"commit {commit} cannot be extracted: {error}") from error
-    (folder / STAMP).write_text(f"{commit[:12]}\n", encoding="utf-8")
+    write_stamp(folder, commit[:12])
 
 
 def _require_package(folder: Path, what: str) -> None:

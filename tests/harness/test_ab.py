@@ -16,6 +16,7 @@ from benchmarks.harness.processes import Ran
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options, Trees
+from benchmarks.harness.subject import digest_of
 from benchmarks.harness.trees import Arm
 from benchmarks.harness.versus import Guard, Processes
 from tests.harness.pairs_toys import ToyProcesses
@@ -146,7 +147,21 @@ def test_export_never_mixes_trees(stage: Stage, tmp_path: Path) -> None:
     stage.toy.cost(0.007)
     assert main(["export", str(tmp_path / "b")], stage.toy.root) == 0
     assert "0.007" in (tmp_path / "b" / "rap" / "__init__.py").read_text(encoding="utf-8")
-    assert (tmp_path / "b" / ".commit").read_text(encoding="utf-8").endswith("+dirty\n")
+    commit, digest = (tmp_path / "b" / ".commit").read_text(encoding="utf-8").split()
+    assert commit.endswith("+dirty")
+    assert digest == digest_of(tmp_path / "b" / "rap")
+
+
+def test_edited_export_is_named_dirty(stage: Stage, tmp_path: Path) -> None:
+    """Its code is in no commit, whatever its stamp says."""
+    export = tmp_path / "export"
+    assert main(["export", str(export), "HEAD"], stage.toy.root) == 0
+    (export / "rap" / "more.py").write_text("A = 1\n", encoding="utf-8")
+    digest_of.cache_clear()
+    assert stage.ab(str(export)) == 0
+    base = stage.result()["base"]
+    assert isinstance(base, dict)
+    assert str(base["commit"]).endswith("+dirty")
 
 
 def test_placebo_is_green(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

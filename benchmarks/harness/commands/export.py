@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from benchmarks.harness.commands import Subparsers, UsageError
-from benchmarks.harness.machine import STAMP, commit_of
+from benchmarks.harness.machine import commit_of, write_stamp
 from benchmarks.harness.trees import ask_git, copy_tree, extract
 
 
@@ -32,6 +32,6 @@ def run(arguments: Namespace) -> int:
         if commit is None:
             raise UsageError(f"{arguments.revision!r} is no commit of {root}")
         extract(root, commit, folder)
-    (folder / STAMP).write_text(f"{commit}\n", encoding="utf-8")
+    write_stamp(folder, commit)
     sys.stdout.write(f"{folder}: commit {commit}\n")
     return 0
