@@ -10,7 +10,7 @@ from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.ceiling import shares
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import Record, Session
-from benchmarks.harness.rules import Finding, Status
+from benchmarks.harness.rules import Finding, Status, machine_factor
 from benchmarks.harness.verdict import CODES, Code, Verdict
 
 MARKS = {"unsteady": " ~", "scattered": " ≈"}
@@ -27,6 +27,8 @@ UNITS = (
     ("_deg", 1.0, "deg"),
     ("_m", 1.0, "m"),
 )
+NOTEWORTHY = 0.05
+"""A machine slower or faster by more than this share is told beside the time that it stretches."""
 CEILINGS = {"bytes": "the copy bandwidth", "flop": "the matrix rate"}
 TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
@@ -129,9 +131,11 @@ def _is_shown(finding: Finding) -> bool:
 def _time_row(record: Record, gated: Finding | None, baseline: Baseline | None) -> Row:
     """The gated time; a time that is not gated is shown without a judgement."""
     mark = MARKS.get(record.warm_up, "")
-    if gated is not None:
-        return _row(gated, gated.status.value + mark)
     stored = None if baseline is None else baseline.records.get(record.id)
+    if gated is not None:
+        factor = 1.0 if stored is None else machine_factor(gated.metric, stored, record)
+        other = f" (machine {factor:.2f}x)" if abs(factor - 1.0) > NOTEWORTHY else ""
+        return _row(gated, gated.status.value + mark + other)
     before = None if stored is None else stored.metrics.get("time_s")
     shown = Finding(record.id, "time_s", Status.OK, before, record.metrics.get("time_s"))
     return _row(shown, f"shown only{mark}")

@@ -24,6 +24,13 @@ RERUNS = 2
 """An invalid measurement is repeated at most this often."""
 BUSY = 1.25
 """Canaries above this against the baseline's: the machine is busy, and slowness proves nothing."""
+FOREIGN = 1.5
+"""Canaries this much slower or faster than the baseline's: no correction makes up for it.
+
+A busy neighbour or a lower clock is within it, twice over (`BUSY`). Beyond it the benchmark would
+have to slow down exactly as the canaries do; one that does so only half as much would hide a loss
+as large as the policy's whole margin of 25 % behind a machine of 1.5.
+"""
 KNOWN_SESSIONS = 5
 """Recorded sessions from which a benchmark's noise counts as known."""
 GROSS = 0.15
@@ -169,13 +176,23 @@ def _judge_time(case: Case, base: Record) -> Finding:
     if not case.same_runtime and _clock(case.metric, base) != "gpu":
         text = "the container runtime is not the baseline's: wall times are shown, not gated"
         return case.finding(Status.NOT_GATED, text)
-    samples = [record for record in (case.now, *case.again) if not record.invalid]
+    samples = [record for record in (case.now, *case.again) if not _unfit(case, base, record)]
     if samples:
         return _judge_noisy(case, base, samples)
-    reasons = "; ".join(case.now.invalid)
+    reasons = _unfit(case, base, case.now)
     if len(case.again) < RERUNS:
         return case.finding(Status.SUSPECT, f"invalid: {reasons}")
     return case.finding(Status.INVALID, f"{reasons} ({1 + len(case.again)} tries)")
+
+
+def _unfit(case: Case, base: Record, record: Record) -> str:
+    """Why a time can be held against no stored one; empty where it can."""
+    factor = machine_factor(case.metric, base, record)
+    reasons = [*record.invalid]
+    if not 1.0 / FOREIGN <= factor <= FOREIGN:
+        told = f"{factor:.2f}x slower" if factor > 1 else f"{1 / factor:.2f}x faster"
+        reasons.append(f"the machine itself is {told} than beside the baseline (canaries)")
+    return "; ".join(reasons)
 
 
 def _judge_noisy(case: Case, base: Record, records: Sequence[Record]) -> Finding:
@@ -229,13 +246,22 @@ def _clock(metric: str, base: Record) -> str:
     return clock if clock in ("wall", "cpu", "gpu") else base.clock
 
 
+def machine_factor(metric: str, base: Record, now: Record) -> float:
+    """How much slower the canaries are on a metric's clock than beside the baseline: their mean."""
+    return geometric_mean(_ratios(_clock(metric, base), base, now))
+
+
 def machine_slower(clock: str, base: Record, now: Record) -> tuple[float, float]:
     """How much slower the canaries are than beside the baseline: their mean (>= 1), the worst.
 
     Never below 1: a canary that was disturbed while the baseline was recorded would otherwise
     accuse every later run.
     """
+    ratios = _ratios(clock, base, now)
+    return max(1.0, geometric_mean(ratios)), max([1.0, *ratios])
+
+
+def _ratios(clock: str, base: Record, now: Record) -> list[float]:
     names = [name for name in base.canary if name.startswith(f"{clock}.")]
     pairs = [(base.canary[name], now.canary.get(name, 0.0)) for name in names]
-    ratios = [after / before for before, after in pairs if before > 0 and after > 0]
-    return max(1.0, geometric_mean(ratios)), max([1.0, *ratios])
+    return [after / before for before, after in pairs if before > 0 and after > 0]

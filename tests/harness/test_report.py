@@ -67,6 +67,14 @@ def test_table_has_a_row_for_time_and_one_for_accuracy(toy_machine: Machine) -> 
     assert ["step", "error_m", "0.05", "m", "0.05", "m", "1.00", "ok"] in rows
 
 
+def test_row_shows_how_far_the_machine_itself_is(toy_machine: Machine) -> None:
+    """A ratio that the machine explains is not read as the code's."""
+    stored = dataclasses.replace(STEP, canary={"wall.copy": 1.0})
+    now = {"metrics": {**STEP.metrics, "time_s": 0.13}, "canary": {"wall.copy": 1.3}}
+    found = text(toy_machine, dataclasses.replace(STEP, **now), stored)
+    assert "1.30  ok (machine 1.30x)" in found
+
+
 def test_distance_to_the_ceiling_is_shown(toy_machine: Machine) -> None:
     """For what declares its work, beside what this machine reached in the same session."""
     busy = dataclasses.replace(STEP, work={"bytes": 4e7})

@@ -133,8 +133,32 @@ def test_slower_machine_excuses() -> None:
 
 def test_faster_machine_never_accuses() -> None:
     """A canary that was disturbed while the baseline was recorded must not alarm for ever."""
-    disturbed = record(1.0, canary=dict.fromkeys(CALM, 2.0))
+    disturbed = record(1.0, canary=dict.fromkeys(CALM, 1.4))
     assert status(TIME, disturbed, record(1.05)) is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("canary", "now"), [(1.7, 2.0), (8.0, 7.0), (0.1, 0.2), (1.6, 1.0), (1.6, 9.0)]
+)
+def test_foreign_machine_neither_excuses_nor_praises(canary: float, now: float) -> None:
+    """Canaries beyond 1.5x either way: repeated, then INVALID, whatever the time is."""
+    other = record(now, canary=dict.fromkeys(CALM, canary))
+    assert status(TIME, record(1.0), other) is Status.SUSPECT
+    assert status(TIME, record(1.0), other, other, other) is Status.INVALID
+
+
+def test_foreign_moment_is_repeated_and_then_judged() -> None:
+    """The first fresh process on the baseline's machine counts, as if it had been the run's."""
+    other = record(2.0, canary=dict.fromkeys(CALM, 1.7))
+    assert status(TIME, record(1.0), other, record(1.0)) is Status.OK
+
+
+def test_reason_tells_how_far_the_machine_is() -> None:
+    """A reader sees the factor."""
+    other = record(2.0, canary=dict.fromkeys(CALM, 1.7))
+    found = judge_metric(Case("x_s", TIME, record(1.0), other, (other, other), True))
+    assert found is not None
+    assert "1.70x slower" in found.detail
 
 
 @pytest.mark.parametrize(
