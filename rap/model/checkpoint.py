@@ -20,6 +20,7 @@ from rap import config as settings
 from rap.camera import Camera
 from rap.log import replacing
 from rap.model.regressor import Regressor, build_regressor
+from rap.model.stored import what_it_is
 
 FORMAT = "rap-regressor"
 VERSION = "1"
@@ -122,6 +123,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except SafetensorError as error:
+        if found := what_it_is(path):
+            raise CheckpointError(f"{path}: not a safetensors file but {found}") from error
         raise CheckpointError(
             f"{path}: not a safetensors file ({error}); "
             "published .pt and .pth checkpoints go through `rap convert` first"

@@ -5,9 +5,7 @@ Blocks 11-15 and the classifier of the trunk, which the published network comput
 are recognised and dropped.
 """
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from rap.camera import Camera
 from rap.config import ConfigError, ModelConfig
 from rap.model.checkpoint import CheckpointError, check_tensors, load_weights
 from rap.model.regressor import Regressor, build_regressor
+from rap.model.stored import UnreadableError, read_torch
 from rap.model.transformer import MAX_CELLS
 from rap.model.upstream_config import read_config
 
@@ -154,21 +153,15 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 def _loaded(path: Path) -> object:
     """Whatever data torch.save wrote; no code in it is ever run."""
     try:
-        with path.open("rb") as file:
-            archive = zipfile.is_zipfile(file)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not archive:
-        raise CheckpointError(
-            f"{path}: not a file of weights, which PyTorch saves as a zip archive"
-        )
-    try:
         # The best results that a full checkpoint carries along are NumPy scalars.
         with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or ["it ends early"])[0]
-        raise CheckpointError(f"{path}: cannot be loaded as weights: {reason}") from error
+            return read_torch(path, "cpu")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    except UnreadableError as error:
+        raise CheckpointError(
+            f"{path}: not a file of weights: {error}; accepted: a .pth file of the published code"
+        ) from error
 
 
 def _unwrapped(name: str) -> str:

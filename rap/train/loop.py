@@ -115,7 +115,7 @@ def _continue_run(out: Path, material: Material, config: Config, progress: Progr
     if not current().leads:
         return
     path = out / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     with log.replacing(path) as temporary:
         # A run killed between log and state has logged an epoch that will be done again.
         kept = [line for line in lines if _epoch_of(line) < progress.epochs_done]
@@ -123,10 +123,10 @@ def _continue_run(out: Path, material: Material, config: Config, progress: Progr
 
 
 def _epoch_of(line: str) -> float:
-    """The epoch of a log line; a line torn by a full disk belongs to none that is done."""
+    """The epoch of a log line; a line that is torn or damaged belongs to none that is done."""
     try:
         return float(json.loads(line)["epoch"])
-    except json.JSONDecodeError:
+    except (ValueError, TypeError, KeyError):
         return math.inf
 
 

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # only its name: what torch raises for a damaged file
 from typing import Any
 
 import torch
 
 from rap.config import ConfigError
 from rap.log import replacing
+from rap.model.stored import UnreadableError, read_torch
 from rap.train.step import Learner
 
 VERSION = 2
@@ -46,29 +46,41 @@ def load_state(path: Path, learner: Learner, fingerprint: str) -> Progress:
     """Restore a learner in place; raises ConfigError for a state of another run."""
     device = next(learner.regressor.parameters()).device
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ConfigError(
-            f"{path}: damaged ({error}); last.safetensors beside it holds the weights, but the run "
-            "cannot go on: start a new one"
-        ) from error
+        state = read_torch(path, device)
+    except UnreadableError as error:
+        raise _unusable(path, f"damaged: {error}") from error
+    if not isinstance(state, dict):
+        raise _unusable(path, f"no state of a run: it holds {type(state).__name__}")
     if state.get("version") != VERSION:
         raise ConfigError(
             f"{path}: state version {state.get('version')!r}, this code reads {VERSION}; "
             "start a new run"
         )
+    needed = {"fingerprint", "progress", "num_steps"}
+    if missing := sorted(needed - state.keys()):
+        raise _unusable(path, f"no state of a run: without {', '.join(missing)}")
     if state["fingerprint"] != fingerprint:
         raise ConfigError(
             f"{path}: this run was started with other settings, images or Gaussians; resume with "
             "the same ones, or start a new run in another folder"
         )
-    for name, part in _parts(learner).items():
+    parts = _parts(learner)
+    if missing := sorted(parts.keys() - state.keys()):
+        raise _unusable(path, f"no whole state of a run: without {', '.join(missing)}")
+    for name, part in parts.items():
         stored = state[name]
         if isinstance(part, torch.optim.Optimizer):
             stored = _run_as_here(stored, part)
         part.load_state_dict(stored)
     learner.num_steps = state["num_steps"]
     return Progress(**state["progress"])
+
+
+def _unusable(path: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: {reason}; last.safetensors beside it holds the weights, but the run cannot go "
+        "on: start a new one in another folder"
+    )
 
 
 def _run_as_here(stored: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
