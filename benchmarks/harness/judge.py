@@ -5,7 +5,9 @@ the report asks for an owner's approval. What only the head names is added: entr
 golden numbers, their twins. So a change can grow its gate, and cannot loosen it.
 """
 
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from benchmarks.harness.additions import GOLDENS, add_goldens
 from benchmarks.harness.baseline import COMMITTED, Baseline
 from benchmarks.harness.known import Known, known_of, suite_names
 from benchmarks.harness.policy import Policy, read_policy
+from benchmarks.harness.settings import changed_dependencies, changed_settings
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import Source, copy_tree
@@ -20,6 +23,7 @@ from benchmarks.harness.trees import Source, copy_tree
 BENCHMARKS = Path("benchmarks")
 HARNESS = BENCHMARKS / "harness"
 COMMANDS = ("__main__.py",)
+COMPILED = ("__pycache__", ".benchmarks")
 OWN_GATE = HARNESS / "commands" / "gate.py"
 
 
@@ -62,7 +66,9 @@ def compose_judge(base: Source, head: Source, folder: Path) -> Judge:
         for old in benchmark_files(folder):
             old.unlink()
         for new in benchmark_files(head.folder):
-            shutil.copy2(new, folder / BENCHMARKS)
+            target = folder / new.relative_to(head.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(new, target)
     add_goldens(folder / BENCHMARKS, head.folder / BENCHMARKS)
     return Judge(folder, terms)
 
@@ -90,18 +96,25 @@ def _edits(base: Path, head: Path) -> list[str]:
     changed = changed_benchmarks(base, head)
     if changed:
         found.append(f"both arms run the benchmarks of the head: {', '.join(changed)} changed")
-    moved = _changed(_files(base, GOLDENS), _files(head, GOLDENS))
+    moved = _changed(_contents(base, GOLDENS), _contents(head, GOLDENS))
     if moved:
         found.append(
             f"the head changes {', '.join(moved)}: the golden numbers are the base's, only what "
             "it lacks is the head's"
         )
-    commands = [_files(tree, COMMANDS) for tree in (base, head)]
+    commands = [_contents(tree, COMMANDS) for tree in (base, head)]
     if digest_of(base / HARNESS) != digest_of(head / HARNESS) or _changed(*commands):
         names = f"harness or {', '.join(COMMANDS)}"
         found.append(f"the head changes the {names}: judged by the base's")
     if digest_of(base / COMMITTED) != digest_of(head / COMMITTED):
         found.append("the head changes stored baselines: judged by the base's")
+    if settings := changed_settings(base, head):
+        found.append(
+            f"the head changes what is collected and how errors count ({', '.join(settings)}): "
+            "judged by the base's"
+        )
+    if dependencies := changed_dependencies(base, head):
+        found.append(f"the head changes {', '.join(dependencies)}: each arm runs with its own")
     if not (base / OWN_GATE).is_file():
         found.append("the base has no gate of its own: judged by the head's harness")
     return found
@@ -115,22 +128,31 @@ def merged(base: Policy, head: Policy) -> Policy:
 
 
 def benchmark_files(root: Path) -> list[Path]:
-    """The suite without what judges: benchmarks, workloads, what they share."""
-    judges = (*COMMANDS, POLICY.name, *GOLDENS)
-    found = [path for path in (root / BENCHMARKS).iterdir() if path.name not in judges]
-    return sorted(path for path in found if path.is_file())
+    """The suite without what judges, in folders, too: benchmarks, workloads, what they share."""
+    judges = {root / BENCHMARKS / name for name in (*COMMANDS, POLICY.name, *GOLDENS)}
+    others = {root / HARNESS, root / COMMITTED}
+    found: list[Path] = []
+    # An arm's copy follows links, so that a linked folder holds benchmarks like any other.
+    for name, folders, files in os.walk(root / BENCHMARKS, followlinks=True):
+        place = Path(name)
+        folders[:] = [f for f in folders if f not in COMPILED and place / f not in others]
+        found += [place / file for file in files if not file.endswith(".pyc")]
+    return sorted(path for path in found if path not in judges and path.is_file())
 
 
 def changed_benchmarks(base: Path, head: Path) -> list[str]:
-    """Names of the suite's files that the head has added, removed or edited."""
-    return _changed(benchmark_files(base), benchmark_files(head))
+    """Files of the suite that the head has added, removed or edited."""
+    old, new = (
+        {f.relative_to(root / BENCHMARKS).as_posix(): f.read_bytes() for f in benchmark_files(root)}
+        for root in (base, head)
+    )
+    return _changed(old, new)
 
 
-def _files(root: Path, names: tuple[str, ...]) -> list[Path]:
-    return [path for name in names if (path := root / BENCHMARKS / name).is_file()]
+def _contents(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    paths = {name: root / BENCHMARKS / name for name in names}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
 
-def _changed(before: list[Path], after: list[Path]) -> list[str]:
-    old = {path.name: path.read_bytes() for path in before}
-    new = {path.name: path.read_bytes() for path in after}
+def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

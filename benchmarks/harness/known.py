@@ -62,7 +62,7 @@ def read_known(content: object) -> Known | None:
 def suite_names(root: Path) -> frozenset[str]:
     """Bare names of all benchmarks that a tree's suite defines; TreeError for what is no Python."""
     found: set[str] = set()
-    for path in sorted((root / "benchmarks").glob(SUITE_FILES)):
+    for path in sorted((root / "benchmarks").rglob(SUITE_FILES)):
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and node.name.startswith(PREFIX):
                 found.add(node.name.removeprefix(PREFIX))

@@ -109,6 +109,70 @@ def test_edited_baseline_or_command_is_said(change: Change, name: str) -> None:
     assert "judged by the base's" in asked
 
 
+HIDING = 'collect_ignore_glob = ["benchmarks/bench_golden.py"]\n'
+TABLES = [
+    ('    "error",\n', '    "default",\n', "tool.pytest"),
+    ('addopts = ["-ra"', 'addopts = ["-k", "not golden"', "tool.pytest"),
+    ('testpaths = ["tests", "benchmarks"]', 'testpaths = ["tests"]', "tool.pytest"),
+    ('"torch>=2.11"', '"torch>=2.0"', "project.dependencies"),
+    ('"pytest>=9.0"', '"pytest>=8.0"', "dependency-groups"),
+    ('"gsplat==1.5.3"', '"gsplat==1.5.2"', "project.optional-dependencies"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "table"), TABLES)
+def test_edited_settings_of_the_project_are_said(
+    change: Change, old: str, new: str, table: str
+) -> None:
+    """They decide what is collected, which warning is an error, and what runs beneath."""
+    text = (change.head.root / "pyproject.toml").read_text(encoding="utf-8")
+    assert old in text
+    change.head.write("pyproject.toml", text.replace(old, new))
+    (asked,) = change.judge().terms.approvals
+    assert f"pyproject.toml [{table}]" in asked
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "pytest.ini", ".pytest.toml"])
+def test_edited_settings_of_pytest_are_said(change: Change, name: str) -> None:
+    """At the root, where one may leave benchmarks out; they are not used."""
+    change.head.write(name, HIDING)
+    (asked,) = change.judge().terms.approvals
+    assert name in asked
+    assert "judged by the base's" in asked
+    kept = change.home / "judge" / name
+    assert not kept.exists() or HIDING not in kept.read_text(encoding="utf-8")
+
+
+def test_settings_of_other_tools_ask_nobody(change: Change) -> None:
+    """A linter's line length judges no benchmark."""
+    text = (change.head.root / "pyproject.toml").read_text(encoding="utf-8")
+    change.head.write("pyproject.toml", text.replace("line-length = 100", "line-length = 99"))
+    assert change.judge().terms.approvals == ()
+
+
+@pytest.mark.parametrize("name", ["extra/bench_hidden.py", "extra/conftest.py", "extra/room.json"])
+def test_files_in_folders_of_the_suite_are_said_and_used(change: Change, name: str) -> None:
+    """pytest collects them like any other; both arms run the head's."""
+    change.head.write(f"benchmarks/{name}", "# mine\n")
+    (asked,) = change.judge().terms.approvals
+    assert name in asked
+    assert change.text(name) == "# mine\n"
+
+
+def test_linked_folder_of_the_suite_is_said(change: Change) -> None:
+    """An arm's copy follows the link."""
+    change.head.write("elsewhere/bench_hidden.py", "# mine\n")
+    (change.head.root / "benchmarks/extra").symlink_to(change.head.root / "elsewhere")
+    (asked,) = change.judge().terms.approvals
+    assert "extra/bench_hidden.py" in asked
+
+
+def test_name_in_a_folder_of_the_suite_is_known(change: Change) -> None:
+    """Else the base's own could be passed off as new."""
+    change.base.write("benchmarks/extra/bench_more.py", "def bench_more(measure): ...\n")
+    assert "more" in change.judge().terms.base_names
+
+
 def test_names_of_both_suites_are_known(change: Change) -> None:
     """Read, and not run."""
     change.head.write("benchmarks/bench_toy.py", "if True:\n    def bench_more(measure): ...\n")
