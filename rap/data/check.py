@@ -1,8 +1,7 @@
 """What `rap data check` says of a scene: what is in it, and whether its poses can be right."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64
@@ -11,23 +10,10 @@ from torch import Tensor
 from rap import geometry, log
 from rap.camera import Camera
 from rap.data import conventions
-from rap.data.conventions import AS_READ, NO_MOTION, Evidence
+from rap.data.conventions import AS_READ, NO_MOTION, READINGS, Evidence, Part
 from rap.data.validate import checked_scene
-from rap.scene import Scene, bounds, poses
-
-Level = Literal["info", "warning", "error"]
-_PLAUSIBLE_EXTENT_M = (0.02, 5000.0)
-_MAX_DEPTH_ERROR = 0.05
-_MAX_POINTS_ERROR = 0.8
-_SAME_POSE = 1e-6
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One sentence about the scene: `error` where results would mean nothing."""
-
-    level: Level
-    message: str
+from rap.data.verdicts import Finding, judge_fit, judge_readings, judge_split, judge_units
+from rap.scene import Frame, Points, Scene, bounds, poses
 
 
 @dataclass(frozen=True)
@@ -67,8 +53,8 @@ class Report:
 def check(scene: Scene) -> Report:
     """Measure a scene that a reader has accepted; reads some of its images and depth maps.
 
-    Poses, axes and units are judged from points and depth where there are any, and otherwise from
-    photographs of neighbouring frames (`rap.data.conventions`).
+    Poses, axes and units of each split are judged from points and depth where there are any, and
+    otherwise from photographs of neighbouring frames (`rap.data.conventions`).
     """
     checked_scene(scene, scene.source, scene.source)
     frames = (*scene.train, *scene.test)
@@ -79,10 +65,11 @@ def check(scene: Scene) -> Report:
     translation_m = torch.linalg.vector_norm(nearest[:, :3, 3] - test[:, :3, 3], dim=-1)
     rotation_deg = geometry.rotation_angle_deg(nearest[:, :3, :3], test[:, :3, :3])
     evidence = tuple(_evidence(scene))
+    size = max(x, y, z)
     findings = [
-        *_judge_split(scene, translation_m, rotation_deg),
-        *(_judge_readings(scene.source, evidence) or _judge_extent(scene.source, max(x, y, z))),
-        *_judge_fit(scene.source, evidence),
+        *judge_split(scene, translation_m, rotation_deg),
+        *(judge_readings(scene.source, evidence) or judge_units(scene, size, translation_m)),
+        *judge_fit(scene.source, evidence),
     ]
     return Report(
         name=scene.name,
@@ -131,97 +118,51 @@ def _show_evidence(evidence: Sequence[Evidence]) -> None:
         (name, *(f"{item.median(name):.3f}" if name in item.errors else "-" for item in evidence))
         for name in readings
     ]
-    columns = ("poses", *(f"by {item.kind}" for item in evidence))
+    columns = ("poses", *(f"{item.part} by {item.kind}" for item in evidence))
     log.table("error of each reading of the poses, 0 is best", columns, rows)
 
 
 def _evidence(scene: Scene) -> list[Evidence]:
-    points, camera = scene.points, scene.camera
-    known = [
-        evidence
-        for evidence in (
-            conventions.from_points(scene.train, camera, points) if points else None,
-            conventions.from_depth(scene.train, camera),
-        )
-        if evidence is not None
-    ]
-    if known:
-        return known
-    photographs = conventions.from_photographs(scene.train, camera)
-    return [photographs] if photographs else []
+    """The training frames among themselves, the test frames, and the test by the training frames.
+
+    Where the training poses are wrong the test frames are held against what is right instead.
+    """
+    camera, points = scene.camera, scene.points
+    training = _by_points_and_depth(scene.train, camera, points, "training")
+    if not training:
+        training = _known(conventions.from_photographs(scene.train, camera))
+    test = _by_points_and_depth(scene.test, camera, points, "test")
+    right = _right_poses(scene.train, training)
+    across = _known(conventions.from_depth(scene.test, camera, "test and training", right))
+    judged = [item for item in (*test, *across) if item.enough]
+    if not judged:
+        alone = conventions.from_photographs(scene.test, camera, "test")
+        with_train = conventions.from_photographs(scene.test, camera, "test and training", right)
+        judged = _known(alone, with_train)
+    return [*training, *judged]
 
 
-def _judge_split(
-    scene: Scene, translation_m: Float64[Tensor, "n"], rotation_deg: Float64[Tensor, "n"]
-) -> list[Finding]:
-    same = (translation_m < _SAME_POSE) & (rotation_deg < _SAME_POSE)
-    if not bool(same.any()):
-        return []
-    first = scene.test[int(same.nonzero()[0])].name
-    message = (
-        f"{scene.source}: {int(same.sum())} test frames have exactly the pose of a training "
-        f"frame, '{first}' first; if they are the same photographs, remove them from one split"
+def _by_points_and_depth(
+    frames: Sequence[Frame], camera: Camera, points: Points | None, part: Part
+) -> list[Evidence]:
+    return _known(
+        conventions.from_points(frames, camera, points, part) if points else None,
+        conventions.from_depth(frames, camera, part),
     )
-    return [Finding("warning", message)]
 
 
-def _judge_extent(source: str, extent: float) -> list[Finding]:
-    low, high = _PLAUSIBLE_EXTENT_M
-    if low <= extent <= high:
+def _known(*evidence: Evidence | None) -> list[Evidence]:
+    return [item for item in evidence if item is not None]
+
+
+def _right_poses(frames: Sequence[Frame], evidence: Sequence[Evidence]) -> list[Frame]:
+    """The frames with the reading of their poses that the evidence prefers; none if none fits."""
+    preferred = next((name for item in evidence if (name := item.preferred())), AS_READ)
+    if preferred == NO_MOTION:
         return []
-    message = (
-        f"{source}: the camera centres span {extent:.4g} m; {low:g} to {high:g} m are plausible: "
-        "scale the poses to metres (by 0.001 from millimetres)"
-    )
-    return [Finding("warning", message)]
-
-
-def _judge_readings(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
-    """The error of a wrong reading, once, from the first evidence that shows it."""
-    preferred = [(item.kind, name) for item in evidence if (name := item.preferred())]
-    fixes = {reading.name: reading.fix for reading in conventions.READINGS}
-    for kind, name in preferred:
-        if name != NO_MOTION:
-            message = f"{source}: judged by {kind}, the poses look wrong ({name}): {fixes[name]}"
-            return [Finding("error", message)]
-    for kind, _ in preferred:
-        message = (
-            f"{source}: judged by {kind}, the poses explain less than no motion at all would: do "
-            "they belong to these images, in this order?"
-        )
-        return [Finding("error", message)]
-    return []
-
-
-def _judge_fit(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
-    """Data that disagree although no other reading is better; else what they confirm."""
-    if any(item.preferred() for item in evidence):
-        return []
-    misfits = [
-        Finding("warning", f"{source}: {text}") for item in evidence if (text := _misfit(item))
-    ]
-    if misfits:
-        return misfits
-    kinds = [item.kind for item in evidence if item.confirmed()]
-    if kinds:
-        return [Finding("info", f"poses and axes confirmed by {' and '.join(kinds)}")]
-    message = "poses and axes not confirmed: too few frames, or they differ too little or too much"
-    return [Finding("info", message)]
-
-
-def _misfit(evidence: Evidence) -> str | None:
-    error = evidence.median(AS_READ)
-    if evidence.kind == "depth" and error > _MAX_DEPTH_ERROR:
-        return (
-            f"depth maps of neighbouring frames disagree by {error:.0%} of the depth: is its unit "
-            "millimetres, is it registered to the colour camera, are the intrinsics right?"
-        )
-    if evidence.kind == "points" and error > _MAX_POINTS_ERROR:
-        return (
-            "hardly any point is in view with the colour that it has in the photographs: are "
-            "points and poses in the same world?"
-        )
-    return None
+    (reading,) = (reading for reading in READINGS if reading.name == preferred)
+    read = reading.apply(poses(frames))
+    return [replace(f, world_from_camera=pose) for f, pose in zip(frames, read, strict=True)]
 
 
 def _spread(values: Float64[Tensor, "n"]) -> Spread:

@@ -8,8 +8,12 @@ points: c / (c + share of the points in view x correlation of their colours with
 depth: the median disagreement of one depth map carried over to the next, as a share of the depth;
 photographs: 1 - the mean correlation of small patches, each under the best of several depths (a
 plane sweep; its farthest plane is the homography K R K^-1 of a pure rotation).
+
+Frames are paired with each other, or test frames with training frames that are known to be right: a
+test split may be wrong alone, or lie in a world of its own.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +35,9 @@ from rap.data.reprojection import (
 from rap.scene import Frame, Points, poses
 
 Kind = Literal["points", "depth", "photographs"]
+Part = Literal["training", "test", "test and training"]
+# For each reading: a frame, the other frame, and the motion from the first to the second.
+_Motions = dict[str, list[tuple[int, int, Float64[Tensor, "4 4"]]]]
 AS_READ = "as read"
 NO_MOTION = "no motion"
 MILLIMETRES = "millimetres"
@@ -38,6 +45,8 @@ _FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 _MILLI = torch.tensor([[1.0, 1.0, 1.0, 1e-3]] * 3 + [[1.0] * 4], dtype=torch.float64)
 _THUMBNAIL_PX = 128
 _NUM_SAMPLES = 24
+_NUM_ACROSS = 12
+_MIN_ACROSS = 8
 _MIN_SAMPLES = 5
 _WIN_SHARE = 0.8
 _WIN_RATIO = 0.9
@@ -77,7 +86,8 @@ READINGS = (
     ),
     Reading(
         MILLIMETRES,
-        "their translations look like millimetres: divide them by 1000",
+        "their translations look far too large, like millimetres: divide them by 1000, or by what "
+        "makes them metres",
         lambda p: p * _MILLI,
     ),
 )
@@ -89,6 +99,12 @@ class Evidence:
 
     kind: Kind
     errors: dict[str, tuple[float, ...]]
+    part: Part = "training"
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are samples enough to judge by."""
+        return len(self.errors[AS_READ]) >= _MIN_SAMPLES
 
     def median(self, reading: str) -> float:
         """The typical error of a reading."""
@@ -106,9 +122,13 @@ class Evidence:
         return all(self._beats(AS_READ, name) for name in self.errors if name != AS_READ)
 
     def _beats(self, name: str, other: str) -> bool:
-        a, b = np.array(self.errors[name]), np.array(self.errors[other])
-        enough = len(a) >= _MIN_SAMPLES and float((a < b).mean()) >= _WIN_SHARE
-        return enough and self.median(name) < _WIN_RATIO * self.median(other)
+        return _beats(self.errors[name], self.errors[other])
+
+
+def _beats(errors: Sequence[float], others: Sequence[float]) -> bool:
+    a, b = np.array(errors), np.array(others)
+    enough = len(a) >= _MIN_SAMPLES and float((a < b).mean()) >= _WIN_SHARE
+    return enough and bool(np.median(a) < _WIN_RATIO * np.median(b))
 
 
 def neighbours(world_from_camera: Float64[Tensor, "n 4 4"]) -> list[tuple[int, int]]:
@@ -120,22 +140,53 @@ def neighbours(world_from_camera: Float64[Tensor, "n 4 4"]) -> list[tuple[int, i
     num = len(world_from_camera)
     if num < 2:
         return []
-    centre = world_from_camera[:, :3, 3]
-    quat = geometry.quaternion_from_rotation(world_from_camera[:, :3, :3])
-    extent = float((centre.amax(0) - centre.amin(0)).max())
+    extent = _extent(world_from_camera)
     pairs = []
     for i in _spread(num):
-        angle_deg = torch.rad2deg(2 * torch.acos((quat @ quat[i]).abs().clamp(max=1.0)))
-        distance = torch.linalg.vector_norm(centre - centre[i], dim=-1)
-        cost = (angle_deg / _PAIR_ANGLE_DEG - 1).abs() + distance / max(_PAIR_REACH * extent, 1e-12)
+        cost = _cost(world_from_camera[i], world_from_camera, extent)
         cost[i] = torch.inf
         pairs.append((i, int(cost.argmin())))
     return pairs
 
 
-def from_points(frames: Sequence[Frame], camera: Camera, points: Points) -> Evidence:
+def _neighbours_across(
+    read: Float64[Tensor, "n 4 4"], others: Float64[Tensor, "m 4 4"]
+) -> list[tuple[int, int]]:
+    """Pairs of a frame and one of the others that sees much the same; several where few frames."""
+    chosen = _spread(len(read), _NUM_ACROSS)
+    each = min(len(others), math.ceil(_MIN_ACROSS / len(chosen)))
+    extent = _extent(others)
+    return [
+        (i, int(j))
+        for i in chosen
+        for j in _cost(read[i], others, extent).topk(each, largest=False).indices
+    ]
+
+
+def _cost(
+    pose: Float64[Tensor, "4 4"], others: Float64[Tensor, "n 4 4"], extent: float
+) -> Float64[Tensor, "n"]:
+    """How badly others suit as neighbours: 0 is the same place, turned by a few degrees."""
+    quat = geometry.quaternion_from_rotation(torch.cat([pose[None], others])[:, :3, :3])
+    angle_deg = torch.rad2deg(2 * torch.acos((quat[1:] @ quat[0]).abs().clamp(max=1.0)))
+    distance = torch.linalg.vector_norm(others[:, :3, 3] - pose[:3, 3], dim=-1)
+    return (angle_deg / _PAIR_ANGLE_DEG - 1).abs() + distance / max(_PAIR_REACH * extent, 1e-12)
+
+
+def _extent(world_from_camera: Float64[Tensor, "n 4 4"]) -> float:
+    centre = world_from_camera[:, :3, 3]
+    return float((centre.amax(0) - centre.amin(0)).max())
+
+
+def from_points(
+    frames: Sequence[Frame],
+    camera: Camera,
+    points: Points,
+    part: Part = "training",
+    num: int = _NUM_SAMPLES,
+) -> Evidence:
     """Points must be in front of the cameras, inside the images, and of the same colour there."""
-    chosen = [frames[i] for i in _spread(len(frames))]
+    chosen = [frames[i] for i in _spread(len(frames), num)]
     step = max(1, len(points.xyz) // 5000)
     xyz, rgb = points.xyz[::step].double(), points.rgb[::step].float()
     small = _small(camera)
@@ -148,38 +199,53 @@ def from_points(frames: Sequence[Frame], camera: Camera, points: Points) -> Evid
             _FEW_POINTS / (_FEW_POINTS + points_explained(small, image, view, rgb))
             for image, view in zip(images, seen, strict=True)
         )
-    return Evidence("points", errors)
+    return Evidence("points", errors, part)
 
 
-def from_depth(frames: Sequence[Frame], camera: Camera) -> Evidence | None:
-    """Depth maps of neighbouring frames must agree; None where fewer than two frames have one."""
+def from_depth(
+    frames: Sequence[Frame],
+    camera: Camera,
+    part: Part = "training",
+    others: Sequence[Frame] | None = None,
+) -> Evidence | None:
+    """Depth maps of neighbouring frames must agree; None where fewer than two frames have one.
+
+    With `others`, whose poses are right, each neighbour is one of them.
+    """
     chosen = [frame for frame in frames if frame.depth is not None]
-    pairs = neighbours(poses(chosen))
-    if not pairs:
-        return None
-    maps = {i: depth_map(chosen[i]) for i in sorted({i for pair in pairs for i in pair})}
+    known = None if others is None else [frame for frame in others if frame.depth is not None]
+    motions = _motions(chosen, known, READINGS)
+    every = [*chosen, *(known or ())]
+    maps = {i: depth_map(every[i]) for i in _used(motions)}
 
     def error(a: int, b: int, b_from_a: Float64[Tensor, "4 4"]) -> float:
         return depth_error(camera, maps[a], maps[b], b_from_a)
 
-    return Evidence("depth", _pair_errors(poses(chosen), pairs, error, READINGS))
+    return _evidence("depth", motions, error, part)
 
 
-def from_photographs(frames: Sequence[Frame], camera: Camera) -> Evidence | None:
-    """Neighbouring photographs must look alike when warped; blind to units, as the sweep is."""
-    pairs = neighbours(poses(frames))
-    if not pairs:
-        return None
-    used = sorted({i for pair in pairs for i in pair})
+def from_photographs(
+    frames: Sequence[Frame],
+    camera: Camera,
+    part: Part = "training",
+    others: Sequence[Frame] | None = None,
+) -> Evidence | None:
+    """Neighbouring photographs must look alike when warped; blind to units, as the sweep is.
+
+    With `others`, whose poses are right, each neighbour is one of them.
+    """
+    scale_free = [reading for reading in READINGS if reading.name != MILLIMETRES]
+    motions = _motions(frames, others, scale_free)
+    used = _used(motions)
     small = _small(camera)
-    grey = decode([frames[i] for i in used], small).float().mean(1)
+    every = [*frames, *(others or ())]
+    grey = decode([every[i] for i in used], small).float().mean(1)
     images = dict(zip(used, grey, strict=True))
 
     def error(a: int, b: int, b_from_a: Float64[Tensor, "4 4"]) -> float:
         return photograph_error(small, images[a], images[b], b_from_a)
 
-    scale_free = [reading for reading in READINGS if reading.name != MILLIMETRES]
-    return Evidence("photographs", _pair_errors(poses(frames), pairs, error, scale_free))
+    return _evidence("photographs", motions, error, part)
 
 
 def _small(camera: Camera) -> Camera:
@@ -188,22 +254,59 @@ def _small(camera: Camera) -> Camera:
     return camera.resized(round(camera.width * scale), round(camera.height * scale))
 
 
-def _spread(num: int) -> list[int]:
+def _spread(num: int, most: int = _NUM_SAMPLES) -> list[int]:
     """At most 24 indices, evenly spread."""
-    return sorted({round(i) for i in np.linspace(0, num - 1, min(num, _NUM_SAMPLES)).tolist()})
+    return sorted({round(i) for i in np.linspace(0, num - 1, min(num, most)).tolist()})
 
 
-def _pair_errors(
-    world_from_camera: Float64[Tensor, "n 4 4"],
-    pairs: list[tuple[int, int]],
-    error: Callable[[int, int, Float64[Tensor, "4 4"]], float],
-    readings: Sequence[Reading],
-) -> dict[str, tuple[float, ...]]:
-    errors = {}
+def _motions(
+    frames: Sequence[Frame], others: Sequence[Frame] | None, readings: Sequence[Reading]
+) -> _Motions:
+    """Pairs and motions under every reading; the others count on from the frames.
+
+    Frames among themselves have the same pairs in every reading. To the others each reading finds
+    its own, for a wrong one looks elsewhere.
+    """
+    read = poses(frames)
+    fixed = poses(others or ())
+    if not len(read) or (others is not None and not len(fixed)):
+        return {reading.name: [] for reading in readings}
+    motions = {}
     for reading in readings:
-        read = reading.apply(world_from_camera)
-        camera_from_world = geometry.invert(read)
-        errors[reading.name] = tuple(error(a, b, camera_from_world[b] @ read[a]) for a, b in pairs)
+        applied = reading.apply(read)
+        if others is None:
+            pairs, target = neighbours(read), applied
+        else:
+            pairs = [(a, len(read) + b) for a, b in _neighbours_across(applied, fixed)]
+            target = torch.cat([applied, fixed])
+        camera_from_world = geometry.invert(target)
+        motions[reading.name] = [(a, b, camera_from_world[b] @ applied[a]) for a, b in pairs]
+    return motions
+
+
+def _used(motions: _Motions) -> list[int]:
+    return sorted({i for pairs in motions.values() for a, b, _ in pairs for i in (a, b)})
+
+
+def _evidence(
+    kind: Kind,
+    motions: _Motions,
+    error: Callable[[int, int, Float64[Tensor, "4 4"]], float],
+    part: Part,
+) -> Evidence | None:
+    if not motions[AS_READ]:
+        return None
     still = torch.eye(4, dtype=torch.float64)
-    errors[NO_MOTION] = tuple(error(a, b, still) for a, b in pairs)
-    return errors
+    errors = {
+        name: tuple(error(a, b, motion) for a, b, motion in pairs)
+        for name, pairs in motions.items()
+    }
+    if part != "test and training":
+        errors[NO_MOTION] = tuple(error(a, b, still) for a, b, _ in motions[AS_READ])
+        return Evidence(kind, errors, part)
+    # Each reading has pairs of its own here: one that explains them no better than no motion
+    # does has found frames that see something else, and its error says nothing.
+    for name, pairs in motions.items():
+        if not _beats(errors[name], [error(a, b, still) for a, b, _ in pairs]):
+            errors[name] = (math.inf,) * len(pairs)
+    return Evidence(kind, errors, part)

@@ -1,5 +1,6 @@
 """The scene check: its numbers, and whether it finds wrong poses without crying wolf."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -35,6 +36,11 @@ def good_scene() -> Scene:
     return box_scene(16, 4, 80, 60)
 
 
+def with_test_poses(scene: Scene, change: Change) -> Scene:
+    """The same scene with other poses of the test frames."""
+    return replace(scene, test=with_poses(scene, change).test)
+
+
 def with_poses(scene: Scene, change: Change) -> Scene:
     """The same images with other poses."""
 
@@ -51,7 +57,8 @@ def only(kind: str, scene: Scene) -> Scene:
     if kind == "depth":
         return scene
     train = tuple(replace(frame, depth=None) for frame in scene.train)
-    return replace(scene, train=train)
+    test = tuple(replace(frame, depth=None) for frame in scene.test)
+    return replace(scene, train=train, test=test)
 
 
 def problems(report: Report) -> list[str]:
@@ -63,7 +70,11 @@ def test_right_poses_are_confirmed(kind: str) -> None:
     """Each kind of evidence confirms poses that are right, and complains of nothing."""
     report = check(only(kind, good_scene()))
     assert report.ok
-    assert [f.message for f in report.findings] == [f"poses and axes confirmed by {kind}"]
+    whole = "poses and axes confirmed by"
+    # four test frames are too few to be judged by points alone
+    test = "those of the test frames confirmed by photographs"
+    by = {kind: f"those of the test frames confirmed by {kind}"} | {"points": test}
+    assert [f.message for f in report.findings] == [f"{whole} {kind}", by[kind]]
 
 
 @pytest.mark.parametrize("kind", ["points", "depth", "photographs"])
@@ -80,6 +91,38 @@ def test_a_wrong_convention_is_found(kind: str, wrong: str) -> None:
     assert problem.startswith(f"painted box: judged by {kind}, the poses look wrong ({wrong}): ")
 
 
+@pytest.mark.parametrize(
+    ("kind", "num_test"), [("points", 4), ("points", 8), ("depth", 4), ("photographs", 8)]
+)
+@pytest.mark.parametrize("wrong", ["inverted", "flipped axes"])
+def test_a_wrong_test_split_is_found(num_test: int, kind: str, wrong: str) -> None:
+    """Training poses that are right say nothing of those of the test frames."""
+    scene = only(kind, box_scene(16, num_test, 80, 60))
+    report = check(with_test_poses(scene, WRONG[wrong]))
+    (problem,) = problems(report)
+    assert re.match(rf"painted box: judged by \w+, the test poses look wrong \({wrong}\)", problem)
+
+
+@pytest.mark.parametrize("kind", ["points", "depth", "photographs"])
+def test_a_test_split_in_another_unit_is_found(kind: str) -> None:
+    """Fifty times as large as the training split: wrong by any evidence."""
+    factor = torch.tensor([[1.0, 1.0, 1.0, 50.0]] * 3 + [[1.0] * 4], dtype=torch.float64)
+    scene = only(kind, good_scene())
+    problem = problems(check(with_test_poses(scene, lambda pose: pose * factor)))[0]
+    assert "test poses" in problem or "half of the test frames are" in problem
+
+
+@pytest.mark.parametrize("kind", ["points", "depth", "photographs"])
+def test_a_wrong_training_split_is_not_the_test_splits_fault(kind: str) -> None:
+    """Each split is judged for itself."""
+    scene = only(kind, good_scene())
+    wrong = replace(with_poses(scene, WRONG["inverted"]), test=scene.test)
+    report = check(wrong)
+    (problem,) = problems(report)
+    assert f"judged by {kind}, the training poses look wrong (inverted)" in problem
+
+
+@settings(max_examples=15)
 @given(
     num=st.integers(7, 12),
     start=st.integers(0, 4),
@@ -119,9 +162,7 @@ def test_poses_of_other_frames_are_found() -> None:
 def test_poses_of_other_frames_are_not_confirmed_by_photographs() -> None:
     """Photographs alone cannot say what is wrong, but do not confirm it."""
     report = check(in_another_order(only("photographs", good_scene())))
-    assert [finding.message[:30] for finding in report.findings] == [
-        "poses and axes not confirmed: "
-    ]
+    assert report.findings[0].message.startswith("poses and axes not confirmed: ")
 
 
 def test_depth_in_another_unit_is_found() -> None:

@@ -1,0 +1,148 @@
+"""Numbers and evidence about a scene's poses to sentences: what is wrong, and what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from rap.data import conventions
+from rap.data.conventions import AS_READ, NO_MOTION, Evidence
+from rap.scene import Scene, bounds
+
+Level = Literal["info", "warning", "error"]
+_PLAUSIBLE_EXTENT_M = (0.02, 5000.0)
+_MAX_DEPTH_ERROR = 0.05
+_MAX_POINTS_ERROR = 0.8
+_SAME_POSE = 1e-6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about the scene: `error` where results would mean nothing."""
+
+    level: Level
+    message: str
+
+
+def judge_split(
+    scene: Scene, translation_m: Float64[Tensor, "n"], rotation_deg: Float64[Tensor, "n"]
+) -> list[Finding]:
+    """Test frames that stand exactly where a training frame does are likely the same ones."""
+    same = (translation_m < _SAME_POSE) & (rotation_deg < _SAME_POSE)
+    if not bool(same.any()):
+        return []
+    first = scene.test[int(same.nonzero()[0])].name
+    message = (
+        f"{scene.source}: {int(same.sum())} test frames have exactly the pose of a training "
+        f"frame, '{first}' first; if they are the same photographs, remove them from one split"
+    )
+    return [Finding("warning", message)]
+
+
+def judge_units(scene: Scene, extent: float, translation_m: Float64[Tensor, "n"]) -> list[Finding]:
+    """Sizes that no scene has: what remains to judge by where evidence shows nothing wrong."""
+    return [*_judge_extent(scene.source, extent), *_judge_distance(scene, translation_m)]
+
+
+def _judge_extent(source: str, extent: float) -> list[Finding]:
+    low, high = _PLAUSIBLE_EXTENT_M
+    if low <= extent <= high:
+        return []
+    message = (
+        f"{source}: the camera centres span {extent:.4g} m; {low:g} to {high:g} m are plausible: "
+        "scale the poses to metres (by 0.001 from millimetres)"
+    )
+    return [Finding("warning", message)]
+
+
+def _judge_distance(scene: Scene, translation_m: Float64[Tensor, "n"]) -> list[Finding]:
+    low, high = bounds(scene.train)
+    extent, away = float((high - low).max()), float(translation_m.median())
+    if not 0 < extent < away:
+        return []
+    message = (
+        f"{scene.source}: half of the test frames are {away:.4g} m and more from every training "
+        f"frame, and those span {extent:.4g} m only: are both in one world and one unit?"
+    )
+    return [Finding("warning", message)]
+
+
+def judge_readings(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
+    """The error of a wrong reading, once for each split, from the first evidence that shows it.
+
+    A fault that both splits have is one error.
+    """
+    of_test = [item for item in evidence if item.part != "training"]
+    training = _first_wrong([item for item in evidence if item.part == "training"])
+    test = _first_wrong(of_test)
+    if training is None or test is None:
+        # photographs confirm poses in any unit
+        seen = [item for item in of_test if training is None or training[1] in item.errors]
+        apart = test is not None or any(item.confirmed() for item in seen)
+    else:
+        apart = training[1] != test[1]
+    found = [("training ", training), ("test ", test)] if apart else [("", training)]
+    return [
+        Finding("error", f"{source}: {_wrong(whose, *wrong)}")
+        for whose, wrong in found
+        if wrong is not None
+    ]
+
+
+def _first_wrong(evidence: Sequence[Evidence]) -> tuple[str, str] | None:
+    """Kind of evidence and the reading that it prefers; a real reading before no motion."""
+    preferred = [(item.kind, name) for item in evidence if (name := item.preferred())]
+    real = [pair for pair in preferred if pair[1] != NO_MOTION]
+    return next(iter(real or preferred), None)
+
+
+def _wrong(whose: str, kind: str, reading: str) -> str:
+    if reading == NO_MOTION:
+        return (
+            f"judged by {kind}, the {whose}poses explain less than no motion at all would: do "
+            "they belong to these images, in this order?"
+        )
+    fixes = {reading.name: reading.fix for reading in conventions.READINGS}
+    return f"judged by {kind}, the {whose}poses look wrong ({reading}): {fixes[reading]}"
+
+
+def judge_fit(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
+    """Data that disagree although no other reading is better; else what they confirm."""
+    if any(item.preferred() for item in evidence):
+        return []
+    training = [item for item in evidence if item.part == "training"]
+    test = [item for item in evidence if item.part == "test"]
+    for part, whose in ((training, ""), (test, "test frames: ")):
+        misfits = [text for item in part if (text := _misfit(item))]
+        if misfits:
+            return [Finding("warning", f"{source}: {whose}{text}") for text in misfits]
+    test = [item for item in evidence if item.part != "training"]
+    return [
+        _confirmation("poses and axes", training),
+        _confirmation("those of the test frames", test),
+    ]
+
+
+def _confirmation(what: str, evidence: Sequence[Evidence]) -> Finding:
+    kinds = list(dict.fromkeys(item.kind for item in evidence if item.confirmed()))
+    if kinds:
+        return Finding("info", f"{what} confirmed by {' and '.join(kinds)}")
+    reason = "too few frames, or they differ too little or too much"
+    return Finding("info", f"{what} not confirmed: {reason}")
+
+
+def _misfit(evidence: Evidence) -> str | None:
+    error = evidence.median(AS_READ)
+    if evidence.kind == "depth" and error > _MAX_DEPTH_ERROR:
+        return (
+            f"depth maps of neighbouring frames disagree by {error:.0%} of the depth: is its unit "
+            "millimetres, is it registered to the colour camera, are the intrinsics right?"
+        )
+    if evidence.kind == "points" and error > _MAX_POINTS_ERROR:
+        return (
+            "hardly any point is in view with the colour that it has in the photographs: are "
+            "points and poses in the same world?"
+        )
+    return None
