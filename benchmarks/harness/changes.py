@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.record import Record
 from benchmarks.harness.report import show
+from benchmarks.harness.rules import usable_interval
 
 SHOWN = 0.01
 """Smaller differences are left out, unless everything is asked for."""
@@ -35,6 +36,10 @@ def _numbers(name: str, old: Record, new: Record, everything: bool) -> Iterator[
         if everything or (moved and metric not in HIDDEN):
             share = "" if change is None else f" ({change:+.1%})"
             yield f"{name} {metric}: {show(metric, before)} -> {show(metric, after)}{share}"
+    for metric, interval in sorted(new.intervals.items()):
+        _, cut = usable_interval(new.metrics.get(metric, 0.0), interval)
+        if cut:
+            yield f"{name} {metric}: {cut}"
     for counter in sorted({*old.counters, *new.counters}):
         counts = old.counters.get(counter, "none"), new.counters.get(counter, "none")
         if everything or counts[0] != counts[1]:

@@ -119,7 +119,13 @@ def rows(judgement: Judgement) -> Iterator[Row]:
             yield _time_row(record, time, judgement.baseline)
         for finding in findings:
             if finding is not time and _is_shown(finding):
-                yield _row(finding, finding.status.value)
+                yield _row(finding, finding.status.value + _aside(finding))
+
+
+def _aside(finding: Finding) -> str:
+    """What is worth telling beside an accuracy that is no loss."""
+    told = finding.family == "accuracy" and finding.status in (Status.OK, Status.BETTER)
+    return f" ({finding.detail})" if told and finding.detail else ""
 
 
 def _is_shown(finding: Finding) -> bool:

@@ -39,6 +39,13 @@ GROSS_BUDGET = 0.01
 """Largest chance that an unchanged suite has a time beyond its prediction interval."""
 MAX_REACH = 10.0
 """A wider interval, on the scale of logarithms, excludes nothing."""
+WIDEST = 1.0 / 3.0
+"""Of an accuracy, the share that its interval over seeds may excuse at most.
+
+Three seeds that scatter can give an interval as wide as the value, which no loss exceeds. A third
+is what an honest interval of such short trainings comes to (0.08 m of 0.40 m take a fifth); a loss
+beyond it is one that nobody would take for the luck of a seed, and the seeds are the same.
+"""
 NOTICE = 0.10
 """A time worse by this share, and less than the margin, is named: slower, not proven."""
 
@@ -159,14 +166,24 @@ def impossible(rule: MetricRule, value: float) -> str:
 
 def _judge_exact(case: Case, base: Record) -> Finding:
     before, after = base.metrics[case.metric], case.now.metrics[case.metric]
-    interval = base.intervals.get(case.metric, 0.0)
+    interval, cut = usable_interval(before, base.intervals.get(case.metric, 0.0))
     allowed = max(case.rule.allowed(before), interval)
     loss = case.rule.loss(before, after)
-    reason = "the interval over its seeds" if interval == allowed > 0 else "the policy's margin"
-    text = f"worse by {loss:.4g}; {reason} allows {allowed:.4g}"
+    by_seeds = interval == allowed > 0
+    reason = "the interval over its seeds" if by_seeds else "the policy's margin"
+    capped = f" ({cut})" if cut and by_seeds else ""
     if loss > allowed:
+        text = f"worse by {loss:.4g}; {reason} allows {allowed:.4g}{capped}"
         return case.finding(Status.WORSE, text)
-    return case.finding(Status.BETTER if loss < -allowed else Status.OK)
+    return case.finding(Status.BETTER if loss < -allowed else Status.OK, capped.strip(" ()"))
+
+
+def usable_interval(value: float, interval: float) -> tuple[float, str]:
+    """What of an accuracy's interval counts, and in words what does not; empty if all does."""
+    most = WIDEST * abs(value)
+    if interval <= most:
+        return interval, ""
+    return most, f"interval {interval:.3g} counts as {most:.3g}, a third of the value"
 
 
 def _judge_time(case: Case, base: Record) -> Finding:

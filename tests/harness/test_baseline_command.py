@@ -321,6 +321,14 @@ def test_diff_shows_what_moved(here: Machine, keep: Keep, command: Command) -> N
     assert (code, "cannot be compared" in printed) == (Code.USAGE, True)
 
 
+def test_diff_shows_intervals_that_are_capped(here: Machine, keep: Keep, command: Command) -> None:
+    """What the gate will use is in no file."""
+    keep(run(here, STEP))
+    assert command("accept")[0] == 0
+    keep(run(here, dataclasses.replace(STEP, intervals={"time_s": 0.9}), commit="def456"))
+    assert "step time_s: interval 0.9 counts as 0.333" in command("diff")[1]
+
+
 def test_list_names_every_file(here: Machine, keep: Keep, command: Command) -> None:
     """The one of this machine is marked."""
     keep(*[run(here, STEP)] * 5)

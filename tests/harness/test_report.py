@@ -75,6 +75,13 @@ def test_row_shows_how_far_the_machine_itself_is(toy_machine: Machine) -> None:
     assert "1.30  ok (machine 1.30x)" in found
 
 
+def test_capped_interval_is_shown(toy_machine: Machine) -> None:
+    """Beside the accuracy that it excuses no more."""
+    wide = dataclasses.replace(STEP, intervals={"error_m": 0.05})
+    told = "ok (interval 0.05 counts as 0.0167, a third of the value)"
+    assert told in text(toy_machine, STEP, wide)
+
+
 def test_distance_to_the_ceiling_is_shown(toy_machine: Machine) -> None:
     """For what declares its work, beside what this machine reached in the same session."""
     busy = dataclasses.replace(STEP, work={"bytes": 4e7})

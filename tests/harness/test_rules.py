@@ -81,6 +81,28 @@ def test_stored_interval_widens_the_margin() -> None:
     assert status(ERROR, before, record(0.14)) is Status.WORSE
 
 
+@pytest.mark.parametrize(
+    ("rule", "before", "interval", "now", "expected"),
+    [
+        (RECALL, 0.31, 0.92, 0.0, Status.WORSE),
+        (RECALL, 0.31, 0.92, 0.21, Status.OK),
+        (ERROR, 14.7, 14.9, 29.0, Status.WORSE),
+        (ERROR, 14.7, 14.9, 19.5, Status.OK),
+        (ERROR, 14.7, 14.9, 9.7, Status.BETTER),
+    ],
+)
+def test_interval_as_wide_as_its_value_is_capped(
+    rule: MetricRule, before: float, interval: float, now: float, expected: Status
+) -> None:
+    """It would excuse any loss: at most a third of the value counts, and that is told."""
+    metric = Case("x_s", rule, record(before, intervals={"x_s": interval}), record(now), (), True)
+    found = judge_metric(metric)
+    assert found is not None
+    assert found.status is expected
+    assert f"interval {interval} counts as" in found.detail
+    assert "a third of the value" in found.detail
+
+
 def known(log_sd: float, sessions: int = 5) -> Noise:
     """Noise of the metric of these tests."""
     return Noise(sessions, {"x_s": log_sd})
