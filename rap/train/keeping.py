@@ -5,6 +5,7 @@ where it lies on a GPU; a thread then writes it. At most one write is under way:
 for it, and raises its error. A process killed at any moment leaves whole files.
 """
 
+import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -69,16 +70,23 @@ class Keeper:
     def keep(
         self, epoch: int, progress: Progress, record: dict[str, object], selection: str | None
     ) -> None:
-        """Log an epoch; write its state if it is due, and its weights as best for a `selection`."""
+        """Write an epoch's state if it is due, its weights as best for a `selection`, then log it.
+
+        What is logged is therefore not lost where every epoch's state is due. A process killed
+        between the two has the line in its state, from which a resumed run logs it.
+        """
         due = (epoch + 1) % self._config.train.save_every == 0
         due |= epoch + 1 == self._config.train.epochs
         self._unsaved = True
+        progress.line = json.dumps(record)
         files = self._files(epoch, progress, selection, with_state=due)
-        # A logged epoch means that the state before it is whole.
-        self._writer.wait()
-        log.append_json(self._out / "log.jsonl", record)
-        if files is not None:
-            self._writer.start(files)
+
+        def write() -> None:
+            if files is not None:
+                files()
+            log.append_json(self._out / "log.jsonl", record)
+
+        self._writer.start(write)
 
     def finish(self, progress: Progress) -> None:
         """Write what is not yet written; the last weights are the best where nothing was scored."""

@@ -117,8 +117,11 @@ def _continue_run(out: Path, material: Material, config: Config, progress: Progr
     path = out / "log.jsonl"
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     with log.replacing(path) as temporary:
-        # A run killed between log and state has logged an epoch that will be done again.
         kept = [line for line in lines if _epoch_of(line) < progress.epochs_done]
+        last = progress.epochs_done - 1
+        if progress.line and last not in map(_epoch_of, kept):
+            # The run was killed between state and log.
+            kept.append(json.dumps(json.loads(progress.line), sort_keys=True))
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 

@@ -23,6 +23,8 @@ class Progress:
     best_epoch: int = -1
     validations_since_best: int = 0
     plateau_factor: float = 1.0
+    line: str = ""
+    """What the log says of the last epoch, as JSON; in case that the log does not say it yet."""
 
 
 def state_of(learner: Learner, progress: Progress, fingerprint: str) -> dict[str, Any]:

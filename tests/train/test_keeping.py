@@ -76,7 +76,33 @@ def test_a_full_disk_ends_the_training(
     monkeypatch.setattr(keeping, "write_state", fail)
     with pytest.raises(OSError, match=r"No space left.*state\.pt"):
         train(tiny_scene, None, on_photographs(tiny_config, epochs=9), tmp_path / "run", CPU)
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) <= 2
+    assert not (tmp_path / "run" / "log.jsonl").exists()  # no epoch without its state
+
+
+def test_an_epoch_is_logged_after_its_state_and_never_twice(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, it is not done again, and the resumed run logs what it was worth."""
+    run, original, logged = tmp_path / "run", keeping.write_state, []
+
+    def epochs() -> list[int]:
+        lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").exists() else []
+        return [json.loads(line)["epoch"] for line in lines]
+
+    def write_then_die(path: Path, state: dict[str, Any]) -> None:
+        original(path, state)
+        logged.append(epochs())
+        if len(logged) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(keeping, "write_state", write_then_die)
+    config = on_photographs(tiny_config, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_scene, None, config, run, CPU)
+    assert logged == [[], [0]]
+    train(tiny_scene, None, config, run, CPU, resume=True)
+    assert logged[2:] == [[0, 1]]
+    assert epochs() == [0, 1, 2]
 
 
 def test_states_are_as_rare_as_asked_for(
