@@ -1,6 +1,9 @@
 """Progress where there is no terminal, and files that are whole or absent."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,19 @@ def test_a_replaced_file_is_whole_or_as_before(tmp_path: Path) -> None:
         raise OSError("disk full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    """Of this number and of one that has ended; not of one that runs, and nothing else."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = [tmp_path / f".state.pt.{pid}.tmp" for pid in (ended.pid, os.getpid(), 10**30)]
+    kept = [tmp_path / name for name in (f".state.pt.{os.getppid()}.tmp", "a.1.tmp", ".x.tmp")]
+    for path in stale + kept:
+        path.touch()
+    folder = tmp_path / f".report.{ended.pid}.tmp"
+    folder.mkdir()
+    (folder / "metrics.json").touch()
+    log.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    log.sweep(tmp_path / "nowhere")

@@ -1,11 +1,12 @@
 """A report's folder: it appears whole, in place of an older report and of nothing else."""
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rap.log import temporary_beside
 
 REPORT_NAMES = frozenset(
     {"metrics.json", "errors.csv", "poses.tum", "images.txt", "poses", "trajectory.png"}
@@ -37,9 +38,8 @@ def replacing_report(path: Path) -> Iterator[Path]:
     # A link stays one: what it leads to is replaced.
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
-    for left_over in (new, old):
+    new, old = temporary_beside(path), temporary_beside(path.with_name(f"{path.name}.old"))
+    for left_over in (new, old):  # by a killed process that had the number of this one
         shutil.rmtree(left_over, ignore_errors=True)
     new.mkdir()
     try:

@@ -69,6 +69,8 @@ def train(
     with out_of_memory_explained(local, scene.camera.with_height(config.image.height)):
         material = prepare(scene, gaussians, config, device)
         learner = _new_learner(material, config, device)
+    if ranks.leads:
+        log.sweep(out)
     if ranks.leads and not resume:
         out.mkdir(parents=True, exist_ok=True)
         with log.replacing(out / "config.toml") as temporary:

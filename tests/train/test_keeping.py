@@ -105,6 +105,18 @@ def test_an_epoch_is_logged_after_its_state_and_never_twice(
     assert epochs() == [0, 1, 2]
 
 
+def test_what_a_killed_run_left_half_written_goes_when_it_is_resumed(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path
+) -> None:
+    """Temporaries of processes that have ended; a resumed run has another number."""
+    run, config = tmp_path / "run", on_photographs(tiny_config, epochs=1)
+    train(tiny_scene, None, config, run, CPU)
+    left = run / f".state.pt.{10**30}.tmp"
+    left.write_bytes(b"half of a state")
+    train(tiny_scene, None, config, run, CPU, resume=True)
+    assert not left.exists()
+
+
 def test_states_are_as_rare_as_asked_for(
     tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
