@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness.children import BYTECODE, LOG, run_process, terminable, with_bytecode
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.options import handed_over_to
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Record, Session, read_session
 
@@ -63,7 +63,7 @@ class Fresh:
 
     def _run(self, command: list[str], output: Path) -> tuple[int, str]:
         environment = with_bytecode(os.environ, self.log.parent / BYTECODE)
-        environment[RECORDS_FILE] = str(output)
+        environment |= handed_over_to(output)
         with terminable():
             code, text = run_process(
                 command, self.root, environment, self.log, TIMEOUT_S, self.tell

@@ -14,7 +14,8 @@ import pytest
 
 RECORDS_FILE = "BENCHMARK_RECORDS_FILE"
 """Set for a fresh process: it measures, writes its records there, and judges nothing."""
-
+PARENT = "BENCHMARK_PARENT"
+"""The process id of who set it: left over in a shell it must not switch judging off."""
 
 THEIRS = (
     "--benchmark-compare", "--benchmark-only", "--benchmark-json", "--benchmark-save",
@@ -108,7 +109,7 @@ def read_options(config: pytest.Config) -> Wanted:
     compare = getattr(option, "benchmark_compare", [])
     _refuse_path(config, compare)
     saved = any(getattr(option, f"benchmark_{name}", None) for name in ("json", "save", "autosave"))
-    records_file = os.environ.get(RECORDS_FILE)
+    records_file = _records_file()
     only = bool(getattr(option, "benchmark_only", False))
     enable = bool(getattr(option, "benchmark_enable", False))
     count = option.benchmark_count
@@ -134,11 +135,29 @@ def read_options(config: pytest.Config) -> Wanted:
         scene=option.scene,
         device=option.device,
         baseline_dir=option.baseline_dir,
-        records_file=Path(records_file) if records_file else None,
+        records_file=records_file,
         evidence=option.benchmark_evidence,
         count=timed and count,
         order=option.benchmark_order,
     )
+
+
+def handed_over_to(path: Path) -> dict[str, str]:
+    """The environment in which a process that we start hands its records over."""
+    return {RECORDS_FILE: str(path), PARENT: str(os.getpid())}
+
+
+def _records_file() -> Path | None:
+    """Where the process that started this one waits for records; None where nobody does."""
+    path = os.environ.get(RECORDS_FILE)
+    if not path:
+        return None
+    if os.environ.get(PARENT) != str(os.getppid()):
+        raise pytest.UsageError(
+            f"{RECORDS_FILE}={path} is set, and not by the process that started this one: nothing "
+            "would be judged; unset it"
+        )
+    return Path(path)
 
 
 def _refuse_path(config: pytest.Config, compare: object) -> None:

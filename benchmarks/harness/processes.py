@@ -11,7 +11,7 @@ from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
 from benchmarks.harness.children import BYTECODE, LOG, run_process, with_bytecode
 from benchmarks.harness.fresh import QUIET
-from benchmarks.harness.options import RECORDS_FILE
+from benchmarks.harness.options import RECORDS_FILE, handed_over_to
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import Session, read_session
 from benchmarks.harness.trees import Arm
@@ -106,7 +106,7 @@ class Launcher:
             Assignment(
                 str(self.arm.root), self.arm.digest, wanted, block is not None, block or 0
             ).write(told)
-            variables = {RECORDS_FILE: str(output), assignment.VARIABLE: str(told)}
+            variables = {**handed_over_to(output), assignment.VARIABLE: str(told)}
             command = [self.python, "-m", "pytest", "benchmarks", *mode, *OPTIONS, *self.arguments]
             code, text = run_process(
                 command, self.arm.root, self._environment(seed, variables), self.cache / LOG,

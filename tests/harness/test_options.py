@@ -1,5 +1,6 @@
 """What the command line means, and the combinations that are refused with what to type instead."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.options import (
+    PARENT,
     RECORDS_FILE,
     Wanted,
     read_options,
@@ -33,7 +35,7 @@ OURS = ("benchmark_record", "benchmark_order", "benchmark_count", "benchmark_evi
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever process these tests run in."""
-    for name in (RECORDS_FILE, "PYTEST_XDIST_WORKER"):
+    for name in (RECORDS_FILE, PARENT, "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -103,9 +105,22 @@ def test_collecting_measures_nothing() -> None:
 def test_fresh_process_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It only hands its records over, whatever PYTEST_ADDOPTS adds."""
     monkeypatch.setenv(RECORDS_FILE, "records.json")
+    monkeypatch.setenv(PARENT, str(os.getppid()))
     wanted = read(benchmark_compare=True, benchmark_record=True)
     assert (wanted.timed, wanted.judged, wanted.record) == (True, False, False)
     assert wanted.records_file == Path("records.json")
+
+
+@pytest.mark.parametrize("parent", [None, "1"])
+def test_left_over_records_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, parent: str | None
+) -> None:
+    """A person's run would hand its records to nobody, and pass without a verdict."""
+    monkeypatch.setenv(RECORDS_FILE, "records.json")
+    if parent is not None:
+        monkeypatch.setenv(PARENT, parent)
+    with pytest.raises(pytest.UsageError, match=f"{RECORDS_FILE}=records.json .* unset it"):
+        read(benchmark_compare=True)
 
 
 def test_folder_as_a_run_id_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
