@@ -181,7 +181,10 @@ def bench_seeds(pytestconfig: pytest.Config, bench_paired: bool) -> tuple[int, .
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed assertion is a wrong answer; any other exception is a crash."""
+    """A failed assertion is a wrong answer; any other exception is a crash.
+
+    Also where it was marked as expected (xfail): a number of it would be of nothing that works.
+    """
     result = yield
     suite = item.config.stash[SUITE]
     if item in suite and (call.when == "call" or not result.passed):
@@ -192,9 +195,10 @@ def pytest_runtest_makereport(
 def _outcome(result: pytest.TestReport, call: pytest.CallInfo[None]) -> tuple[Outcome, str]:
     if result.passed or call.excinfo is None:
         return "passed", ""
-    if result.skipped:
+    expected = "expected to fail: " if hasattr(result, "wasxfail") else ""
+    if result.skipped and not expected:
         return "skipped", str(call.excinfo.value)
-    reason = call.excinfo.exconly().splitlines()[0]
+    reason = expected + call.excinfo.exconly().splitlines()[0]
     wrong = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
     return ("wrong" if wrong and call.when == "call" else "errored"), reason
 

@@ -213,6 +213,13 @@ def test_nothing_measured_is_coverage() -> None:
     assert judge(session(), None, POLICY).code is Code.COVERAGE
 
 
+def test_only_skipped_is_coverage() -> None:
+    """Where nothing is stored that could be missed, nothing but a measured number is a pass."""
+    skipped = step(outcome="skipped")
+    assert judge(session(skipped), None, POLICY).code is Code.COVERAGE
+    assert judge(session(skipped, step("step_other", time_s=1.0)), None, POLICY).code is Code.PASS
+
+
 def test_required_baseline_that_is_absent_is_environment() -> None:
     """In CI a machine without a baseline proves nothing."""
     assert judge(session(step()), None, POLICY, baseline_required=True).code is Code.ENVIRONMENT
