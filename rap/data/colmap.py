@@ -31,6 +31,8 @@ def read(root: Path) -> Scene:
     if folder is None:
         raise DataError(f"{root}: no images.bin or images.txt in sparse/0, sparse or here")
     model = colmap_model.read_model(folder)
+    if not model.images:
+        raise DataError(f"{model.images_file}: holds no image; the reconstruction is empty")
     names = sorted(entry.name for entry in model.images)
     train, test, split = split_names(root, names, str(model.images_file))
     by_name = {entry.name: entry for entry in model.images}

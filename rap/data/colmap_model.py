@@ -7,7 +7,7 @@ with pixel centres at +0.5, as we do.
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,11 @@ def read_images(folder: Path) -> tuple[list[ImageEntry], Path]:
     path = _file(folder, "images")
     if path is None:
         raise DataError(f"{folder / 'images'}.bin or .txt: no such file; restore it")
-    return _read(path, _images_from_text, _images_from_binary), path
+    images = _read(path, _images_from_text, _images_from_binary)
+    for index, image in enumerate(images, start=1):
+        if not PurePosixPath(image.name).name:
+            raise DataError(f"{path}: image {index} of {len(images)} has no name")
+    return images, path
 
 
 def find_points(root: Path) -> Points | None:
@@ -247,10 +251,13 @@ def _cameras_from_text(path: Path) -> dict[int, Camera]:
 
 def _images_from_text(path: Path) -> list[ImageEntry]:
     images = []
-    # every second line holds the 2D points, and may be empty
-    for number, line in _lines(path)[::2]:
-        if not line.strip():
+    track_due = False
+    for number, line in _lines(path):
+        # A photograph's line of 2D points may be empty, and some tools leave it out.
+        if not line.strip() or (track_due and not _is_image(line)):
+            track_due = False
             continue
+        track_due = True
         try:
             _, *words, camera_id, name = line.split(maxsplit=9)
             qw, qx, qy, qz, tx, ty, tz = map(float, words)
@@ -259,6 +266,22 @@ def _images_from_text(path: Path) -> list[ImageEntry]:
             layout = "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then a line of 2D points"
             raise _malformed(path, number, layout, line) from error
     return images
+
+
+def _is_image(line: str) -> bool:
+    """Whether a line holds a photograph's pose and name, and not 2D points: threes of numbers."""
+    words = line.split()
+    if len(words) < 10 or not all(map(_is_number, words[:9])):
+        return False
+    return len(words) % 3 != 0 or not all(map(_is_number, words[9:12]))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _points_from_text(path: Path) -> np.ndarray:

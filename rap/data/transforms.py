@@ -21,6 +21,7 @@ from rap.data import colmap_model
 from rap.data.colmap import known_names, split_names
 from rap.data.validate import (
     IMAGE_SUFFIXES,
+    as_float,
     checked_poses,
     checked_scene,
     image_size,
@@ -56,6 +57,8 @@ def read(root: Path) -> Scene:
     else:
         source = root / "transforms.json"
         frames, cameras = _entries(source)
+        if not frames:
+            raise DataError(f"{source}: 'frames' is empty, it holds no image")
         train, test, split = _split(root, source, frames)
     scene = Scene(
         name=root.name,
@@ -94,10 +97,10 @@ def _entries(path: Path) -> tuple[tuple[Frame, ...], list[Camera]]:
 
 def _image(path: Path, entry: dict[str, Any]) -> Path:
     name = entry.get("file_path")
-    if not isinstance(name, str):
-        raise DataError(f"{path}: a frame has file_path {name!r}; it must be a path")
+    if not isinstance(name, str) or not Path(name).name:
+        raise DataError(f"{path}: a frame has file_path {name!r}; it must be the path of an image")
     image = path.parent / name
-    if image.exists() or image.suffix in IMAGE_SUFFIXES:
+    if image.is_file() or image.suffix in IMAGE_SUFFIXES:
         return image
     for suffix in IMAGE_SUFFIXES:
         if (candidate := image.with_name(image.name + suffix)).exists():
@@ -113,7 +116,7 @@ def _mask(path: Path, entry: dict[str, Any]) -> Path | None:
     name = entry.get("mask_path")
     if name is None:
         return None
-    if not isinstance(name, str) or not (path.parent / name).exists():
+    if not isinstance(name, str) or not (path.parent / name).is_file():
         raise DataError(f"{path}: a frame has mask_path {name!r}; it must be the path of an image")
     return path.parent / name
 
@@ -125,7 +128,8 @@ def _matrix(entry: dict[str, Any], where: str) -> list[list[float]]:
         raise DataError(f"{where}: 'transform_matrix' must be 4 rows of 4 numbers")
     if not all(isinstance(value, int | float) for row in rows for value in row):
         raise DataError(f"{where}: 'transform_matrix' holds something that is not a number")
-    return [*rows, [0.0, 0.0, 0.0, 1.0]][:4]
+    numbers = [[as_float(value) for value in row] for row in rows]
+    return [*numbers, [0.0, 0.0, 0.0, 1.0]][:4]
 
 
 def _cameras(
@@ -195,17 +199,38 @@ def _split(
     content = read_json(source)
     keys = ("train_filenames", "test_filenames")
     listed = [value for key in keys if isinstance(value := content.get(key), list)]
+    by_name = _by_name(source, frames, root)
     if len(listed) == len(keys):
-        by_name = {_file_name(frame, root): frame for frame in frames}
+        for key, part in zip(keys, listed, strict=True):
+            _check_names(source, key, part)
         train, test = (
             known_names(source, [Path(name).as_posix() for name in part], sorted(by_name), "frames")
             for part in listed
         )
         split = f"{source}: {', '.join(keys)}"
         return tuple(by_name[n] for n in train), tuple(by_name[n] for n in test), split
-    by_name = {_file_name(frame, root).removeprefix("images/"): frame for frame in frames}
+    bare = {name.removeprefix("images/"): frame for name, frame in by_name.items()}
+    if len(bare) == len(by_name):
+        by_name = bare
     names, test_names, split = split_names(root, sorted(by_name), str(source))
     return tuple(by_name[n] for n in names), tuple(by_name[n] for n in test_names), split
+
+
+def _by_name(source: Path, frames: tuple[Frame, ...], root: Path) -> dict[str, Frame]:
+    """Frames by the paths of their images below the folder."""
+    by_name: dict[str, Frame] = {}
+    for frame in frames:
+        name = _file_name(frame, root)
+        if name in by_name:
+            raise DataError(f"{source}: names the image '{name}' twice; remove one of its frames")
+        by_name[name] = frame
+    return by_name
+
+
+def _check_names(source: Path, key: str, names: list[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"{source}: '{key}' must be a list of names, {name!r} is none")
 
 
 def _file_name(frame: Frame, folder: Path) -> str:

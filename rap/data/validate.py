@@ -24,6 +24,7 @@ _LFS_HEADER = b"version https://git-lfs"
 _ROTATION_TOLERANCE = 1e-3
 _FOCAL_TOLERANCE = 0.05
 _MAX_COORDINATE = 1e6
+_MAX_SIDE_PX = 100_000
 _FOV_DEG = (2.0, 170.0)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 
@@ -52,6 +53,9 @@ def read_json(path: Path) -> dict[str, object]:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno} is not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        # valid, with a number of thousands of digits or brackets as deep
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, not a JSON object {{...}}")
     return content
@@ -60,10 +64,19 @@ def read_json(path: Path) -> dict[str, object]:
 def number(content: dict[str, object], key: str, path: Path) -> float:
     """A finite number in a JSON object; `DataError` names the key otherwise."""
     value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not math.isfinite(converted := as_float(value)):
         found = "is missing" if value is None else f"is {value!r}"
         raise DataError(f"{path}: '{key}' {found}; it must be a finite number")
-    return float(value)
+    return converted
+
+
+def as_float(value: int | float) -> float:
+    """The number itself; infinite for an integer that no float holds."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def read_camera(path: Path) -> Camera:
@@ -232,10 +245,10 @@ def _check_camera(camera: Camera, intrinsics: str) -> None:
     values = (camera.fx, camera.fy, camera.cx, camera.cy)
     if not all(map(math.isfinite, values)) or min(camera.fx, camera.fy) <= 0:
         raise DataError(f"{intrinsics}: {camera}: focal lengths must be positive and finite")
-    if min(camera.width, camera.height) < 1:
+    if min(camera.width, camera.height) < 1 or max(camera.width, camera.height) > _MAX_SIDE_PX:
         raise DataError(
             f"{intrinsics}: an image of {camera.width}x{camera.height} pixels; "
-            "width and height must be at least 1"
+            f"width and height must be at least 1 and at most {_MAX_SIDE_PX}"
         )
     for focal, size in ((camera.fx, camera.width), (camera.fy, camera.height)):
         fov_deg = math.degrees(2 * math.atan(size / (2 * focal)))

@@ -187,12 +187,60 @@ def zero_quaternion(folder: Path) -> None:
         set_field("images", 0, field, "0")(folder)
 
 
+def without_tracks(path: Path, every: bool) -> None:
+    """images.txt as some tools write it: no line of 2D points where there are none, or nowhere."""
+    lines = path.read_text().splitlines()
+    kept = [text for text in lines if text and not (every and text == "1.5 2.5 7 3.5 4.5 -1")]
+    path.write_text("\n".join(kept) + "\n")
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_lines_of_points_may_be_missing(tmp_path: Path, every: bool) -> None:
+    """No photograph is taken for the 2D points of the one before it."""
+    write_colmap(tmp_path / "scene")
+    without_tracks(tmp_path / "scene/sparse/0/images.txt", every)
+    assert_same(colmap.read(tmp_path / "scene"))
+
+
+def test_points_are_not_taken_for_a_photograph(tmp_path: Path) -> None:
+    """Twelve numbers after a photograph are four points, although they would parse as a pose."""
+    write_colmap(tmp_path / "scene")
+    path = tmp_path / "scene/sparse/0/images.txt"
+    track = "1 0.9 0.1 0.1 0.1 1 2 3 1 4.5 5.5 6"
+    path.write_text(path.read_text().replace("1.5 2.5 7 3.5 4.5 -1", track))
+    assert_same(colmap.read(tmp_path / "scene"))
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("suffix", ["txt", "bin"])
+def test_a_model_without_images_is_named(tmp_path: Path, suffix: str, split: bool) -> None:
+    """Comments only, or a count of zero."""
+    root = tmp_path / "scene"
+    write_colmap(root, binary=suffix == "bin")
+    (root / f"sparse/0/images.{suffix}").write_bytes(b"# none\n" if suffix == "txt" else bytes(8))
+    if not split:
+        (root / "train.txt").unlink()
+    with pytest.raises(DataError, match=rf"images\.{suffix}: holds no image"):
+        colmap.read(root)
+
+
+def test_an_image_without_a_name_is_named(tmp_path: Path) -> None:
+    """A binary file can hold an empty name."""
+    root = tmp_path / "scene"
+    write_colmap(root, binary=True)
+    path = root / "sparse/0/images.bin"
+    path.write_bytes(path.read_bytes().replace(b"01_000002.png\0", b"\0"))
+    with pytest.raises(DataError, match=r"images\.bin: image 3 of 8 has no name"):
+        colmap.read(root)
+
+
 FAULTS: dict[str, Callable[[Path], object]] = {
     r"images\.txt: 01_000001\.png: the pose holds nan": set_field("images", 2, 5, "nan"),
     r"images\.txt: line 5 is .*; expected IMAGE_ID QW": set_field("images", 2, 5, "x"),
     r"images\.txt: 01_000001\.png names camera 9": set_field("images", 2, 8, "9"),
     r"images/gone\.png: no such image": set_field("images", 2, 9, "gone.png"),
     r"cameras\.txt: line 2 is .*; expected CAMERA_ID": set_field("cameras", 0, 2, "wide"),
+    r"cameras\.txt: an image of 9{400}x24 pixels": set_field("cameras", 0, 2, "9" * 400),
     r"cameras\.txt: a PINHOLE camera with 3 param": set_field("cameras", 0, -1, ""),
     r"cameras\.txt: a camera of model FISHEYE": set_field("cameras", 0, 1, "FISHEYE"),
     r"points3D\.txt: point 3 of \d+ is not finite": set_field("points3D", 3, 2, "inf"),

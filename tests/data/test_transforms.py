@@ -149,6 +149,7 @@ FRAME_FAULTS: dict[str, tuple[str, object]] = {
     "must be 4 rows of 4 numbers": ("transform_matrix", MATRIX[:, :3].tolist()),
     "'transform_matrix' must be 4 rows": ("transform_matrix", None),
     "something that is not a number": ("transform_matrix", [["a"] * 4] * 4),
+    "the pose holds nan or inf: ": ("transform_matrix", [[-(10**400)] * 4] * 4),
 }  # fmt: skip
 
 
@@ -174,6 +175,18 @@ FILE_FAULTS: dict[str, dict[str, object]] = {
     "'frames' must be a list": {"frames": None},
     "holds no image": {"frames": []},
     "a frame has file_path 3": {"frames": [{"file_path": 3}]},
+    "a frame has file_path ''; it must be the path": {"frames": [{"file_path": ""}]},
+    "a frame has file_path './'": {"frames": [{"file_path": "./"}]},
+    "'frames' is empty, it holds no image": {
+        "frames": [],
+        "train_filenames": ["a.png"],
+        "test_filenames": ["b.png"],
+    },
+    "'train_filenames' must be a list of names, 1 is none": {
+        "train_filenames": [1, 2],
+        "test_filenames": ["images/02_000001.png"],
+    },
+    "'w' is 1000.*0000; it must be a finite": {"w": 10**400},
     "32x24 pixels, .*transforms.json says 24x32": {"w": 24, "h": 32},
 }
 
@@ -211,4 +224,26 @@ def test_a_broken_pair_is_named(tmp_path: Path, fault: str) -> None:
     write_transforms(tmp_path)
     PAIR_FAULTS[fault](tmp_path)
     with pytest.raises(DataError, match=fault):
+        transforms.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"w": ' + "9" * 5000 + "}", '{"w": ' + "[" * 100_000])
+def test_json_beyond_what_python_reads_is_named(tmp_path: Path, content: str) -> None:
+    """A number of 5000 digits and 100 000 brackets are refused as other broken files are."""
+    (tmp_path / "transforms.json").write_text(content)
+    with pytest.raises(DataError, match=r"transforms\.json: cannot be read as JSON"):
+        transforms.read(tmp_path)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_an_image_that_is_named_twice_is_refused(tmp_path: Path, lists: bool) -> None:
+    """Of two poses of one photograph neither is dropped silently."""
+    names = {"train_filenames": NAMES[:2], "test_filenames": NAMES[-1:]}
+    names = {key: [f"{name}.png" for name in part] for key, part in names.items()}
+    write_single(tmp_path, **(names if lists else {}))
+    path = tmp_path / "transforms.json"
+    frames = json.loads(path.read_text())["frames"]
+    again = {**frames[3], "file_path": "images/01_000001.png"}
+    edit_json(path, frames=[*frames, again])
+    with pytest.raises(DataError, match=r"names the image 'images/01_000001\.png' twice"):
         transforms.read(tmp_path)
