@@ -118,8 +118,13 @@ def in_batches(num: int, size: int, work: Callable[[slice], None]) -> int:
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Whether memory is the cause; extensions may report it as a plain CUDA error."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    """Whether memory is the cause; extensions and the CPU's allocator say so in words alone."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _pairs(tuning: RenderTuning) -> int:

@@ -35,7 +35,7 @@ from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.inputs import Inputs
 from rap.train.keeping import Keeper, Writer
-from rap.train.memory import announce, out_of_memory_explained
+from rap.train.memory import announce, check_host_memory, out_of_memory_explained
 from rap.train.schedule import image_height, learning_rate_factor
 from rap.train.state import Progress, load_state
 from rap.train.step import Learner, build_learner
@@ -66,15 +66,13 @@ def train(
     check_settings(local, len(scene.train), device)
     # Until all have looked at the directory, none writes to it.
     ranks.wait()
-    with out_of_memory_explained(local, scene.camera.with_height(config.image.height)):
+    camera = scene.camera.with_height(config.image.height)
+    check_host_memory(len(scene.train), camera, config, device)
+    with out_of_memory_explained(local, camera):
         material = prepare(scene, gaussians, config, device)
         learner = _new_learner(material, config, device)
     if ranks.leads:
-        log.sweep(out)
-    if ranks.leads and not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        with log.replacing(out / "config.toml") as temporary:
-            temporary.write_text(to_toml(config), encoding="utf-8")
+        _open_run(out, config, resume)
     announce(local, material.camera, device, material.banks)
     mark = fingerprint(material, scene.train, _settings_that_matter(config))
     ranks.check_same("photographs, Gaussians or settings", mark)
@@ -274,6 +272,15 @@ def _check_run(out: Path, config: Config, resume: bool) -> None:
             f"{out} was started with other settings: resume it with those of its config.toml, or "
             "start a new run in another folder"
         )
+
+
+def _open_run(out: Path, config: Config, resume: bool) -> None:
+    """Make or clean the run's directory, by the one process that writes to it."""
+    log.sweep(out)
+    if not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        with log.replacing(out / "config.toml") as temporary:
+            temporary.write_text(to_toml(config), encoding="utf-8")
 
 
 def _settings_that_matter(config: Config) -> str:

@@ -15,6 +15,7 @@ of keeping them, so for it the number is an upper bound.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,17 +26,22 @@ import torch
 from rap import log
 from rap.camera import Camera
 from rap.config import Config
+from rap.splat.feasibility import host_free_bytes
+from rap.splat.memory import ran_out
 from rap.train.batches import Banks
 from rap.train.errors import TrainingError
 from rap.train.footprint import LARGE_BYTES, Footprint, cache_footprint, footprint
 from rap.train.inputs import CACHED_AT_ONCE
 from rap.train.schedule import num_learning_epochs
+from rap.train.step import needs_features
 
 GIB = 2**30
 WORKSPACE = 32 * 2**20
 """Of cuBLAS on Hopper, for each handle and stream; 8 MiB on other GPUs."""
 TOLERANCE = 0.25
 """Of the prediction, either way."""
+_ON_HOST = "DefaultCPUAllocator"
+_HOST_ADVICE = "lower image.height, views.per_image or train.batch_size"
 NO_SHAPES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
              ValueError)  # fmt: skip
 """What a network raises that looks at values which it does not have: some of timm's."""
@@ -109,15 +115,59 @@ def announce(
 def out_of_memory_explained(
     config: Config, camera: Camera, banks: Banks | None = None
 ) -> Iterator[None]:
-    """Turn the allocator's error into one that names the settings that help, by how much."""
+    """Turn an allocator's error into one that names the settings that help, for a GPU by how much.
+
+    The host's, which on a CPU is all there is, comes as a plain RuntimeError or a MemoryError.
+    """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not ran_out(error):
+            raise
+        if isinstance(error, MemoryError) or _ON_HOST in str(error):
+            raise TrainingError(
+                f"the host's memory does not suffice ({_asked_for(error)}); {_HOST_ADVICE}"
+            ) from error
         reason = str(error).split(". ")[0]
         raise TrainingError(
             f"the GPU's memory does not suffice ({reason}); {_advice(config, camera, banks)}; "
             "image.device_budget_gib = 0 keeps images and cached features in host memory"
         ) from error
+
+
+def _asked_for(error: Exception) -> str:
+    """The size that the host's allocator could not give, or its own words."""
+    found = re.search(r"allocate (\d+) bytes", str(error))
+    return f"no {int(found[1]) / GIB:.1f} GiB at once" if found else str(error) or "no size told"
+
+
+def check_host_memory(
+    num_photographs: int, camera: Camera, config: Config, device: torch.device
+) -> None:
+    """Raise TrainingError, before images are read, where those of a run cannot be held.
+
+    Counted are uint8 images that are there at one time: the photographs as they were decoded and
+    those to train on, and each bank that is not kept on a GPU.
+    """
+    free = host_free_bytes()
+    each = 3 * camera.height * camera.width
+    num = num_photographs - round(num_photographs * config.train.validation_fraction)
+    with_renderings = config.weights.rendered or needs_features(config.weights)
+    images = {
+        "photographs": num,
+        "renderings of them": num if with_renderings else 0,
+        "views": num * config.views.per_image if config.weights.view else 0,
+    }
+    budget = config.image.device_budget_gib * GIB if device.type == "cuda" else 0
+    kept = {name: num * each for name, num in images.items() if num * each > budget}
+    need = (num_photographs + num) * each + sum(kept.values())
+    if free is not None and need > free:
+        parts = ", ".join(f"{name} {size / GIB:.1f} GiB" for name, size in kept.items())
+        raise TrainingError(
+            f"the images need {need / GIB:.1f} GiB of host memory, {free / GIB:.1f} GiB are free: "
+            f"{num_photographs} photographs of {camera.width}x{camera.height} pixels and what is "
+            f"kept ({parts}); lower image.height or views.per_image"
+        )
 
 
 def _advice(config: Config, camera: Camera, banks: Banks | None = None) -> str:

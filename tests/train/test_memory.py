@@ -20,7 +20,13 @@ from rap.train.errors import TrainingError
 from rap.train.execution import Runner
 from rap.train.footprint import Alive, footprint
 from rap.train.loop import train
-from rap.train.memory import GIB, TOLERANCE, announce, predicted_bytes
+from rap.train.memory import (
+    GIB,
+    TOLERANCE,
+    announce,
+    out_of_memory_explained,
+    predicted_bytes,
+)  # fmt: skip
 from rap.train.step import build_learner, step
 
 CAMERA = Camera(50.0, 50.0, 32.0, 24.0, 64, 48)
@@ -168,6 +174,53 @@ def test_running_out_of_memory_names_what_helps(
     for part in ("CUDA out of memory", 'train.precision = "bf16" (', "train.checkpointing = true (",
                  "train.micro_batches = 2 (", "train.micro_batches = 4 (", "GiB"):  # fmt: skip
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                      "allocate memory: you tried to allocate 51202560000 bytes. Error code 12"),
+         r"the host's memory does not suffice \(no 47\.7 GiB at once\); lower image\.height"),
+        (MemoryError("Unable to allocate 711. PiB"), r"suffice \(Unable to .* PiB\); lower"),
+    ],
+    ids=["torch", "numpy"],
+)  # fmt: skip
+def test_running_out_of_host_memory_is_advice_too(
+    tiny_config: Config, error: Exception, said: str
+) -> None:
+    """As on a CPU: torch's allocator raises a plain RuntimeError there, numpy a MemoryError."""
+    with pytest.raises(TrainingError, match=said), out_of_memory_explained(tiny_config, CAMERA):
+        raise error
+
+
+def test_other_errors_keep_their_traceback(tiny_config: Config) -> None:
+    """Only memory is explained."""
+    with (
+        pytest.raises(RuntimeError, match="shapes do not fit"),
+        out_of_memory_explained(tiny_config, CAMERA),
+    ):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_images_that_no_host_can_hold_are_refused_before_one_is_read(
+    tiny_scene: Scene, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a real allocation takes decides, so that as much as is needed is enough."""
+    views = replace(tiny_config.views, per_image=8)
+    config = replace(tiny_config, views=views, weights=LossWeights(1.0, 1.0, 1.0, 0.0, 0.0))
+    each = 3 * CAMERA.width * CAMERA.height
+    # of ten photographs eight are trained on, and have a rendering and eight views each
+    need = (10 + 8 + 8 + 8 + 64) * each
+    monkeypatch.setattr(memory, "host_free_bytes", lambda: need)
+    memory.check_host_memory(10, CAMERA, config, torch.device("cpu"))
+    monkeypatch.setattr(memory, "host_free_bytes", lambda: need - 1)
+    on_gpu = replace(config, image=replace(config.image, device_budget_gib=1.0))
+    memory.check_host_memory(10, CAMERA, on_gpu, torch.device("cuda"))
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(TrainingError, match=r"10 photographs of 64x48 pixels.*lower image\.height"):
+        train(tiny_scene, None, config, tmp_path / "run", torch.device("cpu"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_advice_holds_nothing_that_is_done_already(tiny_config: Config) -> None:
