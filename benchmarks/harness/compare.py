@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
 from benchmarks.harness.evidence import Evidence, counters, gap_in, problem
 from benchmarks.harness.interest import interest
-from benchmarks.harness.known import Known
+from benchmarks.harness.known import Known, bare
 from benchmarks.harness.noninferior import judge_seeds, seeds_of
 from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
@@ -84,7 +84,7 @@ def judge_blocks(
         blocks, policy, max(1, counted), max(1, _count_seeded(evidence, policy)),
         frozenset(screened or ()), frozenset(coarse),
     )  # fmt: skip
-    entries = [*_duplicates(blocks)]
+    entries = [*_duplicates(blocks), *_lost(evidence, known)]
     for name in sorted(evidence):
         entries += judge.benchmark(evidence[name])
     measured = any(found.measured for found in evidence.values())
@@ -144,6 +144,14 @@ def _duplicates(blocks: Sequence[Block]) -> Iterator[Compared]:
     for name in sorted(doubled):
         text = "several benchmarks of one process share this id"
         yield Compared(Finding(name, "", Status.DUPLICATE, detail=text))
+
+
+def _lost(evidence: Collection[str], known: Known | None) -> Iterator[Compared]:
+    """What the head has taken out of the suite that both arms run."""
+    had = frozenset() if known is None else known.lost
+    for name in sorted(had - {bare(one) for one in evidence}):
+        text = "is in the base's suite; the head's suite, which both arms run, has lost it"
+        yield Compared(Finding(name, "", Status.MISSING, detail=text))
 
 
 class _Judge:

@@ -10,7 +10,7 @@ from benchmarks.harness.counting import (
     only_now_counted,
     why_not_counted,
 )
-from benchmarks.harness.known import Known
+from benchmarks.harness.known import Known, bare
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
 from benchmarks.harness.rules import Finding, Status, impossible
@@ -67,6 +67,9 @@ def problem(found: Evidence) -> Finding | None:
     worst = next((record for record in found.base if record.outcome != "passed"), None)
     if bad is not None:
         both_skip = worst is not None and worst.outcome == bad.outcome == "skipped"
+        if both_skip and found.known is not None and bare(found.name) in found.known.unskipped:
+            text = f"was skipped ({bad.reason}); the base's suite does not skip it so"
+            return Finding(found.name, "", Status.MISSING, detail=text)
         return not_passed(bad, None if both_skip or not found.base else found.base[0])
     if not found.base or worst is not None:
         return _without_base(found, worst)

@@ -18,6 +18,7 @@ from benchmarks.harness.record import Session
 from benchmarks.harness.runs import Options, Trees
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.trees import Arm
+from benchmarks.harness.verdict import Code
 from benchmarks.harness.versus import Guard, Processes
 from tests.harness.pairs_toys import ToyProcesses
 from tests.harness.toy_trees import FASTER, ToyTree, make_toy_tree
@@ -104,6 +105,17 @@ def test_result_is_stored_as_json_and_markdown(stage: Stage) -> None:
     text = (folder / "result.md").read_text(encoding="utf-8")
     assert text.startswith("### REGRESSION: working tree (dirty) against HEAD")
     assert "| spin |" in text
+
+
+def test_lost_benchmark_is_coverage(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both arms run the head's suite: what it deleted is in neither, and was the base's."""
+    stage.toy.write("benchmarks/bench_more.py", "def bench_more(measure): ...\n")
+    stage.toy.commit("more")
+    (stage.toy.root / "benchmarks" / "bench_more.py").unlink()
+    stage.toy.cost(0.004)
+    assert stage.ab() == Code.COVERAGE
+    assert "more: MISSING" in capsys.readouterr().out
+    assert stage.ab("-k", "spin or steady") == 0
 
 
 def test_faster_working_tree_is_green_and_named(

@@ -106,3 +106,16 @@ def test_nobody_who_knows_the_base_makes_nothing_new() -> None:
     fine = toy("step_fine", time_s=1.0)
     blocks = [block(n, [fine, lacking], [fine, toy(time_s=1.0)]) for n in range(6)]
     assert judge_blocks(blocks, POLICY).code is Code.COVERAGE
+
+
+@pytest.mark.parametrize(
+    ("unskipped", "code"), [(frozenset({"step_known"}), Code.COVERAGE), (frozenset(), Code.PASS)]
+)
+def test_skip_in_both_arms_is_no_pass_where_only_the_head_skips(
+    unskipped: frozenset[str], code: Code
+) -> None:
+    """Both arms run the head's suite, so both skip; the base's own would have measured it."""
+    records = [toy("step_fine", time_s=1.0), toy("step_known[n=3]", outcome="skipped")]
+    known = replace(KNOWN, unskipped=unskipped)
+    found = judge_blocks([block(n, records, records) for n in range(6)], POLICY, known=known)
+    assert found.code is code

@@ -10,6 +10,7 @@ from benchmarks.harness.abreport import lines
 from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.bisecting import bisect
+from benchmarks.harness.known import known_of_pair
 from benchmarks.harness.lock import alone
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.report import Line
@@ -152,7 +153,11 @@ def _trees(arguments: Namespace, folder: Path, injected: str) -> Trees:
             f"{head.label} and {base.label} have the same {PACKAGE}/: there is nothing to compare; "
             "name another BASE (HEAD~1, origin/main), or measure the noise with --aa"
         )
-    return Trees(base, head, head.folder, (f"both arms run the benchmarks of {head.label}",))
+    known = known_of_pair(
+        base.folder, head.folder, arguments.keyword or "", full=arguments.full
+    )  # fmt: skip
+    notes = (f"both arms run the benchmarks of {head.label}",)
+    return Trees(base, head, head.folder, notes, known=known)
 
 
 def _tree(root: Path, name: str | None, folder: Path) -> Source:
