@@ -16,6 +16,7 @@ from benchmarks.harness.noninferior import judge_seeds, seeds_of
 from benchmarks.harness.pairs import PairedVerdict, State, decide_pairs
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.rules import Case, Finding, Status, judge_metric
+from benchmarks.harness.startup import start_findings
 from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advised
 
@@ -93,6 +94,7 @@ def judge_blocks(
         what = "gated metric" if measured else "benchmark"
         text = f"no {what} was measured in both arms: nothing was compared"
         entries.append(Compared(Finding("", "", Status.MISSING, detail=text)))
+    entries += map(Compared, start_findings(blocks, policy))
     codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES}
     codes |= {Code.ENVIRONMENT} if judge.unfit else set()
     code = next((code for code in SEVERITY if code in codes), Code.PASS)

@@ -87,6 +87,8 @@ class Session:
     """The seed that shuffled the benchmarks; None: in the order of their files."""
     deselected: tuple[str, ...] = ()
     """Benchmarks that the suite has and this process was not asked for (`-k`)."""
+    start: Mapping[str, float] = field(default_factory=dict)
+    """Of the process: seconds until its first benchmark, what it held there, its peak."""
 
     def by_id(self) -> Mapping[str, Record]:
         """The records under their ids."""
@@ -108,8 +110,9 @@ def parse_session(content: object, where: str) -> Session:
     records = content.get("records") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(records, list):
         raise RecordError(f"{where}: `records` must be a list")
-    ceilings = content.get("ceilings")
+    ceilings, start = content.get("ceilings"), content.get("start", {})
     _check_numbers(ceilings, f"{where}: ceilings")
+    _check_numbers(start, f"{where}: start")
     for name in ("suite", "commit", "faults"):
         if not isinstance(content.get(name, ""), str):
             raise RecordError(f"{where}: {name}: {content[name]!r} is not a string")
@@ -125,6 +128,7 @@ def parse_session(content: object, where: str) -> Session:
         dict(ceilings) if isinstance(ceilings, dict) else {},
         _read_order(content.get("order"), where),
         _read_ids(content.get("deselected", []), where),
+        dict(start),
     )
 
 

@@ -11,6 +11,7 @@ from benchmarks.harness.ceiling import shares
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Finding, Status, machine_factor
+from benchmarks.harness.startup import describe_start
 from benchmarks.harness.verdict import CODES, Code, Verdict
 
 MARKS = {"unsteady": " ~", "scattered": " ≈"}
@@ -60,6 +61,8 @@ def lines(judgement: Judgement) -> Iterator[Line]:
     """The whole report, line by line."""
     yield Line(f"machine   {judgement.run.machine.describe()}")
     yield Line(f"baseline  {describe_baseline(judgement)}")
+    if judgement.run.start:
+        yield Line(f"process   {describe_start(judgement.run.start)}")
     yield from _warnings(judgement)
     yield Line("")
     yield from table(rows(judgement))

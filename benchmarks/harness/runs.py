@@ -24,6 +24,7 @@ from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_poli
 from benchmarks.harness.processes import Launcher
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import write_json
+from benchmarks.harness.startup import start_notes
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import Arm, Source, TreeError, compose
@@ -236,7 +237,7 @@ def _notes(trees: Trees, options: Options, blocks: Sequence[Block]) -> tuple[str
     for block in {b.index: b for b in (*blocks[:1], *blocks[-1:])}.values():
         notes += [f"{who}: {text.splitlines()[-1]}" for who, text in block.problems.items() if text]
     notes += [told for block in blocks[:1] if (told := counted_nowhere(block))]
-    return tuple(notes)
+    return (*notes, *start_notes(blocks))
 
 
 def _too_short(

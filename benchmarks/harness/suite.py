@@ -29,6 +29,7 @@ from benchmarks.harness.options import Wanted
 from benchmarks.harness.parameters import matches, stable_id
 from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.record import Outcome, Record, Session
+from benchmarks.harness.startup import Startup
 from benchmarks.harness.subject import measured_subject
 
 POLICY = Path("benchmarks/policy.toml")
@@ -74,6 +75,7 @@ class Suite:
         self._records: dict[str, Record] = {}
         self._payloads: dict[str, dict[str, object]] = {}
         self._uncollected: list[Record] = []
+        self._startup = Startup()
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -137,6 +139,7 @@ class Suite:
     def before(self) -> None:
         """Before a benchmark's fixtures are made: what they take belongs to its peak memory."""
         if self.timing is not None:
+            self._startup.before()
             # Their buffers must lie before the reset.
             _ = self.timing.canaries
             if self._memory is None:
@@ -189,7 +192,7 @@ class Suite:
             self.timing.machine, self.name, self.timing.commit, (*records, *self._uncollected),
             self.faults.text,
             measured_subject(), measure_ceilings(self.device) if works else {}, self.wanted.order,
-            left_out,
+            left_out, self._startup.facts(),
         )  # fmt: skip
 
     def expected(self, config: pytest.Config) -> Collection[str]:
