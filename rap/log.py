@@ -81,6 +81,11 @@ def warn(message: str) -> None:
     console.print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
 
 
+def error(message: str) -> None:
+    """One line about what makes the results mean nothing."""
+    console.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A small table on stderr, numbers right-aligned by the caller's formatting."""
     grid = Table(title=title, title_justify="left")

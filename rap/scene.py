@@ -28,6 +28,8 @@ class Frame:
     """Camera z in metres as an array; a file holds 16-bit millimetres. 0 means unknown."""
     mask: Path | Bool[np.ndarray, "h w"] | None = None
     """False, in a file black, where the photograph does not count: people, cars, the sky."""
+    pose_file: Path | None = None
+    """Where the pose was read from."""
 
 
 @dataclass(frozen=True, eq=False)

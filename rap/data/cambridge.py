@@ -119,7 +119,8 @@ def _prepared(folder: Path) -> list[Frame]:
     matrices = [floats(read_text(poses[stem]), 16, str(poses[stem])) for stem in stems]
     world_from_camera = checked_poses(np.array(matrices).reshape(-1, 4, 4), where)
     return [
-        Frame(stem, pose, images[stem]) for stem, pose in zip(stems, world_from_camera, strict=True)
+        Frame(stem, pose, images[stem], pose_file=poses[stem])
+        for stem, pose in zip(stems, world_from_camera, strict=True)
     ]
 
 
@@ -148,7 +149,12 @@ def _published(path: Path, nvm: Nvm | None) -> list[Frame]:
     where = [f"{path}: {name}" for name in names]
     poses = checked_poses(_from_centre_and_quaternion(values).numpy(), where)
     return [
-        Frame(str(PurePosixPath(name).with_suffix("")), pose, _existing(path.parent / name))
+        Frame(
+            str(PurePosixPath(name).with_suffix("")),
+            pose,
+            _existing(path.parent / name),
+            pose_file=path,
+        )
         for name, pose in zip(names, poses, strict=True)
     ]
 

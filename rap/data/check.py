@@ -1,6 +1,6 @@
 """What `rap data check` says of a scene: what is in it, and whether its poses can be right."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,19 @@ from rap import geometry, log
 from rap.camera import Camera
 from rap.data import conventions
 from rap.data.conventions import AS_READ, NO_MOTION, READINGS, Evidence, Part
+from rap.data.decodable import faults
 from rap.data.validate import checked_scene
-from rap.data.verdicts import Finding, judge_fit, judge_readings, judge_split, judge_units
+from rap.data.verdicts import (
+    Finding,
+    judge_files,
+    judge_fit,
+    judge_readings,
+    judge_split,
+    judge_units,
+)
 from rap.scene import Frame, Points, Scene, bounds, poses
+
+_SAY = {"info": log.info, "warning": log.warn, "error": log.error}
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Report:
         return all(finding.level == "info" for finding in self.findings)
 
 
-def check(scene: Scene) -> Report:
-    """Measure a scene that a reader has accepted; reads some of its images and depth maps.
+def check(scene: Scene, num_workers: int = 4) -> Report:
+    """Measure a scene that a reader has accepted; decodes every file of it, by `num_workers`.
 
     Poses, axes and units of each split are judged from points and depth where there are any, and
     otherwise from photographs of neighbouring frames (`rap.data.conventions`).
@@ -64,12 +74,14 @@ def check(scene: Scene) -> Report:
     nearest = train[geometry.nearest_pose(train, test)]
     translation_m = torch.linalg.vector_norm(nearest[:, :3, 3] - test[:, :3, 3], dim=-1)
     rotation_deg = geometry.rotation_angle_deg(nearest[:, :3, :3], test[:, :3, :3])
-    evidence = tuple(_evidence(scene))
+    broken = faults(frames, num_workers)
+    evidence = tuple(_evidence(_without(scene, broken)))
     size = max(x, y, z)
     findings = [
+        *judge_files(list(broken.values())),
         *judge_split(scene, translation_m, rotation_deg),
-        *(judge_readings(scene.source, evidence) or judge_units(scene, size, translation_m)),
-        *judge_fit(scene.source, evidence),
+        *(judge_readings(scene, evidence) or judge_units(scene, size, translation_m)),
+        *judge_fit(scene, evidence),
     ]
     return Report(
         name=scene.name,
@@ -107,8 +119,7 @@ def show(report: Report) -> None:
     if report.evidence:
         _show_evidence(report.evidence)
     for finding in report.findings:
-        say = log.info if finding.level == "info" else log.warn
-        say(finding.message)
+        _SAY[finding.level](finding.message)
     log.info("ok" if report.ok else "not ok")
 
 
@@ -140,6 +151,15 @@ def _evidence(scene: Scene) -> list[Evidence]:
         with_train = conventions.from_photographs(scene.test, camera, "test and training", right)
         judged = _known(alone, with_train)
     return [*training, *judged]
+
+
+def _without(scene: Scene, broken: Collection[str]) -> Scene:
+    """The scene without the frames of these names; a split may become empty."""
+    train, test = (
+        tuple(frame for frame in frames if frame.name not in broken)
+        for frames in (scene.train, scene.test)
+    )
+    return replace(scene, train=train, test=test)
 
 
 def _by_points_and_depth(

@@ -84,6 +84,7 @@ def _frames(entries: list[ImageEntry], root: Path, file: Path) -> list[Frame]:
             pose,
             folder / entry.name,
             mask=_mask(root, entry.name),
+            pose_file=file,
         )
         for entry, pose in zip(entries, world_from_camera, strict=True)
     ]

@@ -184,8 +184,13 @@ def from_points(
     points: Points,
     part: Part = "training",
     num: int = _NUM_SAMPLES,
-) -> Evidence:
-    """Points must be in front of the cameras, inside the images, and of the same colour there."""
+) -> Evidence | None:
+    """Points must be in front of the cameras, inside the images, and of the same colour there.
+
+    None where there are no frames.
+    """
+    if not frames:
+        return None
     chosen = [frames[i] for i in _spread(len(frames), num)]
     step = max(1, len(points.xyz) // 5000)
     xyz, rgb = points.xyz[::step].double(), points.rgb[::step].float()

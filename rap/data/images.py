@@ -102,6 +102,12 @@ def decode_batches(
         yield from (batch for batch in filled if batch is not None)
 
 
+def check_decodable(frame: Frame) -> None:
+    """Raise DataError, naming the file, for an image whose pixels cannot be read."""
+    with _open(frame) as image:
+        _decoded(image, frame)
+
+
 def _open(frame: Frame) -> Image.Image:
     """The image with its header read; raises DataError where there is none."""
     if not isinstance(frame.image, Path):
@@ -122,14 +128,18 @@ def _read(
                 f"{_where(frame)}: {image.width}x{image.height} pixels, but {_where(first)} has "
                 f"{size[0]}x{size[1]}; all images of a scene must have one size"
             )
-        try:
-            rgb = image.convert("RGB")
-        except _UNREADABLE as error:
-            raise DataError(f"{_where(frame)}: cannot be decoded: {error}") from error
+        rgb = _decoded(image, frame)
     target = (camera.width, camera.height)
     if rgb.size != target:
         rgb = rgb.resize(target, Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
     return np.array(rgb)
+
+
+def _decoded(image: Image.Image, frame: Frame) -> Image.Image:
+    try:
+        return image.convert("RGB")
+    except _UNREADABLE as error:
+        raise DataError(f"{_where(frame)}: cannot be decoded: {error}") from error
 
 
 def _digest(frame: Frame) -> bytes:

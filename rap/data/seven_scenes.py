@@ -106,7 +106,7 @@ def _frames(folder: Path) -> list[Frame]:
     world_from_camera = checked_poses(matrices.reshape(-1, 4, 4), where)
     depths = {path.name.split(".")[0]: path for path in folder.glob("frame-*.depth.png")}
     return [
-        Frame(f"{folder.name}/{stem}", pose, images[stem], depths.get(stem))
+        Frame(f"{folder.name}/{stem}", pose, images[stem], depths.get(stem), pose_file=poses[stem])
         for stem, pose in zip(stems, world_from_camera, strict=True)
     ]
 

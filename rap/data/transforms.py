@@ -89,6 +89,7 @@ def _entries(path: Path) -> tuple[tuple[Frame, ...], list[Camera]]:
             pose,
             image,
             mask=_mask(path, entry),
+            pose_file=path,
         )
         for image, pose, entry in zip(images, world_from_camera, entries, strict=True)
     )

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from rap.data import conventions
 from rap.data.conventions import AS_READ, NO_MOTION, Evidence
-from rap.scene import Scene, bounds
+from rap.scene import Frame, Scene, bounds
 
 Level = Literal["info", "warning", "error"]
 _PLAUSIBLE_EXTENT_M = (0.02, 5000.0)
 _MAX_DEPTH_ERROR = 0.05
 _MAX_POINTS_ERROR = 0.8
 _SAME_POSE = 1e-6
+_NUM_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,23 @@ class Finding:
 
     level: Level
     message: str
+
+
+def pose_files(scene: Scene, frames: Sequence[Frame]) -> str:
+    """The file that holds the poses of frames, or the first of several, for a message."""
+    files = list(dict.fromkeys(frame.pose_file for frame in frames if frame.pose_file))
+    if not files:
+        return scene.source
+    return f"{files[0]} and {len(files) - 1} more" if len(files) > 1 else str(files[0])
+
+
+def judge_files(faults: Sequence[str]) -> list[Finding]:
+    """Each of the first broken files, and the number of the others."""
+    findings = [Finding("error", fault) for fault in faults[:_NUM_FAULTS]]
+    if (left := len(faults) - _NUM_FAULTS) > 0:
+        more = f"{left} more frames have files that cannot be decoded"
+        findings.append(Finding("error", more))
+    return findings
 
 
 def judge_split(
@@ -69,7 +87,7 @@ def _judge_distance(scene: Scene, translation_m: Float64[Tensor, "n"]) -> list[F
     return [Finding("warning", message)]
 
 
-def judge_readings(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
+def judge_readings(scene: Scene, evidence: Sequence[Evidence]) -> list[Finding]:
     """The error of a wrong reading, once for each split, from the first evidence that shows it.
 
     A fault that both splits have is one error.
@@ -83,10 +101,14 @@ def judge_readings(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
         apart = test is not None or any(item.confirmed() for item in seen)
     else:
         apart = training[1] != test[1]
-    found = [("training ", training), ("test ", test)] if apart else [("", training)]
+    found: list[tuple[str, Sequence[Frame], tuple[str, str] | None]]
+    if apart:
+        found = [("training ", scene.train, training), ("test ", scene.test, test)]
+    else:
+        found = [("", scene.train, training)]
     return [
-        Finding("error", f"{source}: {_wrong(whose, *wrong)}")
-        for whose, wrong in found
+        Finding("error", f"{pose_files(scene, frames)}: {_wrong(whose, *wrong)}")
+        for whose, frames, wrong in found
         if wrong is not None
     ]
 
@@ -108,7 +130,7 @@ def _wrong(whose: str, kind: str, reading: str) -> str:
     return f"judged by {kind}, the {whose}poses look wrong ({reading}): {fixes[reading]}"
 
 
-def judge_fit(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
+def judge_fit(scene: Scene, evidence: Sequence[Evidence]) -> list[Finding]:
     """Data that disagree although no other reading is better; else what they confirm."""
     if any(item.preferred() for item in evidence):
         return []
@@ -117,7 +139,7 @@ def judge_fit(source: str, evidence: Sequence[Evidence]) -> list[Finding]:
     for part, whose in ((training, ""), (test, "test frames: ")):
         misfits = [text for item in part if (text := _misfit(item))]
         if misfits:
-            return [Finding("warning", f"{source}: {whose}{text}") for text in misfits]
+            return [Finding("warning", f"{scene.source}: {whose}{text}") for text in misfits]
     test = [item for item in evidence if item.part != "training"]
     return [
         _confirmation("poses and axes", training),

@@ -255,7 +255,7 @@ def test_the_report_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     for text in ("16 train, 4 test", "80 x 60 px", "by depth", "no motion", "not ok"):
         assert text in shown
-    assert "warning: painted box: judged by depth, the poses look wrong (inverted)" in shown
+    assert "error: painted box: judged by depth, the poses look wrong (inverted)" in shown
 
 
 def test_neighbours_do_not_depend_on_the_convention() -> None:
