@@ -25,7 +25,7 @@ RERUNS = 2
 BUSY = 1.25
 """Canaries above this against the baseline's: the machine is busy, and slowness proves nothing."""
 FOREIGN = 1.5
-"""Canaries this much slower or faster than the baseline's: no correction makes up for it.
+"""Canaries this much slower than the baseline's excuse nothing; slower or faster, praise nothing.
 
 A busy neighbour or a lower clock is within it, twice over (`BUSY`). Beyond it the benchmark would
 have to slow down exactly as the canaries do; one that does so only half as much would hide a loss
@@ -203,12 +203,18 @@ def _judge_time(case: Case, base: Record) -> Finding:
 
 
 def _unfit(case: Case, base: Record, record: Record) -> str:
-    """Why a time can be held against no stored one; empty where it can."""
+    """Why a time can be held against no stored one; empty where it can.
+
+    What is not worse as it was read needs no excuse: a busy machine does not end a run that nothing
+    slowed down.
+    """
     factor = machine_factor(case.metric, base, record)
     reasons = [*record.invalid]
-    if not 1.0 / FOREIGN <= factor <= FOREIGN:
-        told = f"{factor:.2f}x slower" if factor > 1 else f"{1 / factor:.2f}x faster"
-        reasons.append(f"the machine itself is {told} than beside the baseline (canaries)")
+    before = base.metrics[case.metric]
+    loss = case.rule.loss(before, record.metrics.get(case.metric, math.nan))
+    if factor > FOREIGN and not loss <= case.rule.allowed(before):
+        told = f"{factor:.2f}x slower than beside the baseline (canaries)"
+        reasons.append(f"the machine itself is {told}")
     return "; ".join(reasons)
 
 
@@ -225,7 +231,9 @@ def _judge_noisy(case: Case, base: Record, records: Sequence[Record]) -> Finding
         if rule.family == "time" and first.share > NOTICE:
             text = f"{first.share:+.0%}, below the margin of {rule.relative:.0%}"
             return case.finding(Status.NOT_PROVEN, text)
-        better = first.loss < -rule.allowed(before)
+        factor = machine_factor(case.metric, base, records[0])
+        foreign = not 1.0 / FOREIGN <= factor <= FOREIGN
+        better = first.loss < -rule.allowed(before) and not (foreign and rule.family == "time")
         return case.finding(Status.BETTER if better else Status.OK)
     excused = f", the machine itself {first.machine - 1:.0%} slower" if first.machine > 1.01 else ""
     if confirm is None:
