@@ -15,6 +15,7 @@ from rap.cli.arguments import (
     parse_configured,
 )
 from rap.config import ImageConfig, LossWeights, ModelConfig, TrainConfig, ViewsConfig
+from rap.train.folder import has_no_epoch
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Train:
 def run(argv: Sequence[str]) -> int:
     """Train into a new run directory, or go on with one; under torchrun on several GPUs."""
     arguments, config = parse_configured(Train, "train", argv)
-    if not arguments.resume:
+    if not arguments.resume and not has_no_epoch(arguments.out):
         check_out_folder(arguments.out)
 
     from rap.splat.gaussians import load_ply

@@ -4,19 +4,18 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from rap import log
 from rap.camera import Camera
-from rap.config import Config, ConfigError, load, to_toml
+from rap.config import Config
 from rap.evaluate import pose_errors, score, summarise
 from rap.model.regressor import build_regressor
-from rap.scene import Scene
+from rap.scene import Frame, Scene
 from rap.splat.gaussians import Gaussians
 from rap.synthesis.views import RefreshStats
 from rap.train.banks import (
@@ -33,6 +32,7 @@ from rap.train.checks import check_settings
 from rap.train.distributed import current, predict_shared
 from rap.train.errors import TrainingError
 from rap.train.execution import Runner
+from rap.train.folder import check_run, opened, settings_that_matter
 from rap.train.inputs import Inputs
 from rap.train.keeping import Keeper, Writer
 from rap.train.memory import announce, check_host_memory, out_of_memory_explained
@@ -57,12 +57,12 @@ def train(
     """Train a regressor into the run directory `out`; returns the path of `best.safetensors`.
 
     Every epoch ends with a state from which `resume=True` goes on, on the CPU bit for bit. Raises
-    ConfigError for settings that do not fit together or a directory that holds another run, and
-    TrainingError when the loss is not finite or the GPU's memory does not suffice.
+    ConfigError for settings that do not fit together or a directory that holds another run or is
+    in use, and TrainingError when the loss is not finite or memory does not suffice.
     """
     ranks = current()
     local = ranks.local(config)
-    _check_run(out, config, resume)
+    check_run(out, config, resume)
     check_settings(local, len(scene.train), device)
     # Until all have looked at the directory, none writes to it.
     ranks.wait()
@@ -71,10 +71,25 @@ def train(
     with out_of_memory_explained(local, camera):
         material = prepare(scene, gaussians, config, device)
         learner = _new_learner(material, config, device)
-    if ranks.leads:
-        _open_run(out, config, resume)
+    with opened(out, config, resume) if ranks.leads else nullcontext():
+        return _run(material, learner, scene.train, config, out, device, resume=resume)
+
+
+def _run(
+    material: Material,
+    learner: Learner,
+    frames: Sequence[Frame],
+    config: Config,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+) -> Path:
+    """All epochs, from the first one or from where the stored state is."""
+    ranks = current()
+    local = ranks.local(config)
     announce(local, material.camera, device, material.banks)
-    mark = fingerprint(material, scene.train, _settings_that_matter(config))
+    mark = fingerprint(material, frames, settings_that_matter(config))
     ranks.check_same("photographs, Gaussians or settings", mark)
     progress = Progress()
     if resume:
@@ -258,41 +273,6 @@ def _new_learner(material: Material, config: Config, device: torch.device) -> Le
         regressor.calibrate(bank.batch(index.to(device)) for index in order)
     average = copy.deepcopy(regressor) if config.train.ema_decay else None
     return build_learner(regressor, average, config, device)
-
-
-def _check_run(out: Path, config: Config, resume: bool) -> None:
-    """Refuse to start over a run, or to resume where there is none or another one."""
-    started = (out / "config.toml").exists()
-    if started and not resume:
-        raise ConfigError(f"{out} already holds a run; resume it (--resume) or name another folder")
-    if resume and not started:
-        raise ConfigError(f"{out} holds no run to resume: config.toml is missing")
-    if resume and _settings_that_matter(load(out / "config.toml")) != _settings_that_matter(config):
-        raise ConfigError(
-            f"{out} was started with other settings: resume it with those of its config.toml, or "
-            "start a new run in another folder"
-        )
-
-
-def _open_run(out: Path, config: Config, resume: bool) -> None:
-    """Make or clean the run's directory, by the one process that writes to it."""
-    log.sweep(out)
-    if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        with log.replacing(out / "config.toml") as temporary:
-            temporary.write_text(to_toml(config), encoding="utf-8")
-
-
-def _settings_that_matter(config: Config) -> str:
-    """Settings without those that change where work happens but not its result."""
-    neutral = replace(
-        config,
-        image=replace(config.image, num_workers=0, pin_memory=False, device_budget_gib=0.0,
-                      cache_dir=None),
-        views=replace(config.views, render_batch=None),
-        train=replace(config.train, execution="eager", checkpointing=False, save_every=1),
-    )  # fmt: skip
-    return to_toml(neutral)
 
 
 @contextmanager
