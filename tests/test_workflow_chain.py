@@ -33,6 +33,7 @@ class Runner:
             "EVENT": "push", "REF": "refs/heads/pull-request/7", "BEFORE": "", "ASKED": "",
             "GITHUB_ENV": str(home / "env"), "GITHUB_STEP_SUMMARY": str(home / "summary.md"),
             "BENCHMARK_COMMIT": "", "TMPDIR": str(home),
+            "BENCHMARK_LOCK_DIR": str(home),
         }  # fmt: skip
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,10 @@ from benchmarks.harness.baseline import (
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.ceiling import measure_ceilings
 from benchmarks.harness.counting import CallCounter, CountingError, cuda_counter
+from benchmarks.harness.environments import SetupError
 from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
+from benchmarks.harness.lock import claim
 from benchmarks.harness.machine import Machine, commit_of, slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch, forget_what_is_loaded
@@ -31,6 +33,7 @@ from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.record import Outcome, Record, Session
 from benchmarks.harness.startup import Startup
 from benchmarks.harness.subject import measured_subject
+from benchmarks.harness.verdict import Code
 
 POLICY = Path("benchmarks/policy.toml")
 
@@ -76,6 +79,7 @@ class Suite:
         self._payloads: dict[str, dict[str, object]] = {}
         self._uncollected: list[Record] = []
         self._startup = Startup()
+        self._lock: int | None = None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -92,6 +96,11 @@ class Suite:
 
     def start_timing(self) -> None:
         """Read policy and baseline; ValueError, with what to do, where they cannot be used."""
+        if self.wanted.records_file is None:  # who was started by a comparison is its part
+            try:
+                self._lock = claim()
+            except SetupError as busy:
+                pytest.exit(f"ENVIRONMENT: {busy}", returncode=Code.ENVIRONMENT)
         self.timing = TimedRun(self.root, self.wanted, self.device, self.name)
         if self.wanted.record and is_committed(self.root, self.timing.path):
             raise pytest.UsageError(

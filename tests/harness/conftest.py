@@ -52,8 +52,7 @@ def toy_machine() -> Machine:
 @pytest.fixture(autouse=True)
 def own_lock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A comparison that runs beside the tests does not stop them, nor they it."""
-    folder = tmp_path_factory.getbasetemp()
-    monkeypatch.setattr(lock, "home", lambda: folder)
+    monkeypatch.setenv(lock.VARIABLE, str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.harness.baseline import COMMITTED, write_baseline
 from benchmarks.harness.counting import NOT_COUNTED
 from benchmarks.harness.fresh import Fresh
+from benchmarks.harness.lock import VARIABLE
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import Record, read_session
 from benchmarks.harness.sessions import combined, newest_sessions
@@ -366,10 +367,9 @@ def test_record_and_accept_in_a_real_tree(
     script = "import sys; from pathlib import Path; from benchmarks.__main__ import main;"
     for action in (["record", "--sessions", "2"], ["accept"]):
         line = f"{script} sys.exit(main({['baseline', *action, '--device', 'cpu']!r}, Path('.')))"
-        # A temporary folder of its own has a lock of its own.
         done = subprocess.run([sys.executable, "-c", line], cwd=tmp_path, capture_output=True,
                               text=True, check=False,
-                              env={**os.environ, "TMPDIR": str(lock)})  # fmt: skip
+                              env={**os.environ, VARIABLE: str(lock)})  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     sessions = [json.loads(path.read_text(encoding="utf-8"))
                 for path in (tmp_path / ".benchmarks").rglob("*.json")]  # fmt: skip

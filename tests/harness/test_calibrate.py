@@ -193,7 +193,6 @@ def test_calibrate_in_a_real_tree(tmp_path: Path, tmp_path_factory: pytest.TempP
         shutil.copy(ROOT / name, tmp_path)
     command = [sys.executable, "-m", "benchmarks", "calibrate", "--device", "cpu",
                "--blocks", "8", "--relabellings", "50"]  # fmt: skip
-    # A temporary folder of its own has a lock of its own.
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "BENCHMARK_COMMIT": "abc123", "TMPDIR": str(home)}
     codes = []

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.faults import VARIABLE
+from benchmarks.harness.lock import alone
 from benchmarks.harness.memory import CLEAR_REFS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +133,17 @@ def test_first_run_records_same_run_passes_slow_run_fails(toy: Toy) -> None:
     assert printed.count("measuring again, in a fresh process") == 3
     assert "learn median_translation_m: WORSE" not in printed
     assert toy.stored() == recorded
+
+
+def test_run_beside_another_comparison_is_no_pass(toy: Toy) -> None:
+    """ENVIRONMENT, before anything is measured; its own fresh processes are part of it."""
+    with alone():
+        code, printed = toy.compare()
+        assert (code, "another comparison is running" in printed) == (11, True), printed
+        assert "Traceback" not in printed
+        assert toy.run("benchmarks")[0] == 0  # untimed
+    assert toy.stored() == {}
+    assert toy.compare(fault="slow:30")[0] == 0
 
 
 def test_missing_and_wrong_benchmarks_fail(toy: Toy) -> None:
