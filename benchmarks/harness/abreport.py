@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.again import again
 from benchmarks.harness.compare import UNSTEADY, Compared, Comparison
 from benchmarks.harness.markdown import APPROVAL
 from benchmarks.harness.pairs import PairedVerdict, State
@@ -22,6 +23,8 @@ LEGEND = (
     "whole suite; red below 0.01. finds: the smallest slowdown that these blocks could have found"
 )
 MAX_MARKDOWN_LINES = 60
+INTERRUPTED = 2
+"""The exit code of a comparison that was interrupted: pytest's own."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class Report:
     def code(self) -> Code:
         """The exit code."""
         return self.comparison.code
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's name; what was interrupted has none."""
+        return "INTERRUPTED" if self.ended is Ended.INTERRUPTED else self.code.name
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with."""
+        return INTERRUPTED if self.ended is Ended.INTERRUPTED else self.code.value
 
 
 @dataclass(frozen=True)
@@ -172,9 +185,10 @@ def _explained(report: Report) -> Iterator[tuple[str, str]]:
         worst = f"see above ({len(report.comparison.red)})"
         if report.ended is not Ended.DECIDED or code is Code.INCONCLUSIVE:
             yield f"to go on: {report.command}", ""
-    colour = "green" if code is Code.PASS else "red"
-    told = f"{code.name} (exit code {code.value})"
-    if report.approvals and code is Code.PASS:
+    colour = "green" if report.exit_code == Code.PASS else "red"
+    told = f"{report.verdict} (exit code {report.exit_code})"
+    told += f", so far {code.name}" if report.ended is Ended.INTERRUPTED else ""
+    if report.approvals and report.exit_code == Code.PASS:
         told, colour = f"{told}, once an owner has approved what stands at the top", "yellow"
     yield f"{told}: {counted} times in pairs, {worst}", colour
 
@@ -200,16 +214,19 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
             if pairs.stopped is not None:
                 finds = f"given up: all blocks together could have found {percent(pairs.stopped)}"
             yield f"{name}: cannot tell, {so_far}, {finds}", colour
+    if finding.status in (Status.SUSPECT, Status.UNDECIDED):
+        return
+    if entry.node and (command := again(report.command, report.base, entry.node, finding.id)):
+        yield f"    to see it again: {command}", ""
     entry_of = report.policy.entry(finding.id)
-    if entry_of is not None and finding.status not in (Status.SUSPECT, Status.UNDECIDED):
+    if entry_of is not None:
         yield f"    owner: {entry_of.owner}", ""
 
 
 def markdown(report: Report) -> str:
     """At most 60 lines for a job summary: the verdict, what is red, then the table."""
-    code = report.code
     text = [
-        f"### {code.name}: {_cell(report.head.label)} against {_cell(report.base.label)}",
+        f"### {report.verdict}: {_cell(report.head.label)} against {_cell(report.base.label)}",
         "",
         *(f"> **{APPROVAL}:** {_cell(reason)}" for reason in report.approvals),
         *([""] if report.approvals else []),
@@ -244,8 +261,8 @@ def content(report: Report) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "kind": "comparison",
-        "verdict": report.code.name,
-        "code": report.code.value,
+        "verdict": report.verdict,
+        "code": report.exit_code,
         "ended": report.ended.value,
         "base": _arm(report.base),
         "head": _arm(report.head),

@@ -40,6 +40,8 @@ class Compared:
 
     finding: Finding
     pairs: PairedVerdict | None = None
+    node: str = ""
+    """pytest's node id of the benchmark, where one was collected."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def judge_blocks(
     )  # fmt: skip
     entries = [*_duplicates(blocks), *_lost(evidence, known)]
     for name in sorted(evidence):
-        entries += judge.benchmark(evidence[name])
+        node = next((r.node for r in (*evidence[name].head, *evidence[name].base)), "")
+        entries += (replace(one, node=node) for one in judge.benchmark(evidence[name]))
     measured = any(found.measured for found in evidence.values())
     found = [e.finding for e in entries if e.finding.status is not Status.NOT_GATED]
     if not measured or not any(finding.metric for finding in found):

@@ -74,6 +74,7 @@ def test_text_names_what_how_much_how_sure_and_who() -> None:
         "base      origin/main, commit abc123, package d1",
         "step time_s: slower by 6.0%",
         "p <0.0001 for the whole suite, 8 fresh blocks; abc123 -> abc123+dirty",
+        "to see it again: python -m benchmarks ab abc123 -k step",
         "owner: somebody",
         "REGRESSION (exit code 1): 1 times in pairs",
     ):
@@ -104,7 +105,8 @@ def test_report_without_numbers_has_no_table() -> None:
     """Interrupted before the first block: still a report."""
     text = texts([*lines(report([], ended=Ended.INTERRUPTED))])
     assert "benchmark  " not in text
-    assert "INCONCLUSIVE" in text
+    assert "INTERRUPTED (exit code 2), so far INCONCLUSIVE: " in text
+    assert "exit code 10" not in text
 
 
 def test_pipe_gets_a_line_per_block() -> None:

@@ -121,6 +121,37 @@ def test_slower_head_is_proven_by_pairs(stage: Stage, capsys: pytest.CaptureFixt
     assert {ids for _, ids, _ in stage.log[1:]} == {("spin",)}
 
 
+def test_red_line_says_how_to_see_it_again(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the commit, with the options of the run, whether pairs or the screen have decided."""
+    base = stage.toy.git("rev-parse", "--short=12", "HEAD")
+    stage.toy.cost(0.0053)
+    assert stage.gate("--budget", "20m") == 1
+    command = f"python -m benchmarks ab {base} -k spin --device cpu --scene room --budget 1200s"
+    assert f"to see it again: {command}" in capsys.readouterr().out
+
+
+def test_unfinished_pairs_go_on_with_the_same_options(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Device, scene and budget are part of what was asked."""
+    base = stage.toy.git("rev-parse", "--short=12", "HEAD")
+    stage.toy.cost(0.0053)
+    assert stage.gate("--budget", "0s") == 10
+    told = f"to go on: python -m benchmarks ab {base} -k bench_spin --device cpu --scene room"
+    assert told in capsys.readouterr().out
+
+
+def test_faults_are_told_where_the_screen_decides(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict over code that was slowed on purpose must not be taken for one over the code."""
+    monkeypatch.setenv("BENCHMARK_FAULT", "slow:1@none")
+    assert stage.gate() == 0
+    assert "INJECTED FAULTS in the head (BENCHMARK_FAULT): slow:1@none" in capsys.readouterr().out
+
+
 def test_slower_session_is_no_slower_code(stage: Stage) -> None:
     """A stored baseline screens, a pair decides: 8 % between two boards of one model is nothing."""
     stage.offset = 1.08

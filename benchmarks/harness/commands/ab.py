@@ -17,9 +17,7 @@ from benchmarks.harness.report import Line
 from benchmarks.harness.runs import Options, Trees, compare_trees, repeat_command
 from benchmarks.harness.subject import PACKAGE, digest_of
 from benchmarks.harness.trees import Source, named_tree, patched_tree, scratch, working_tree
-from benchmarks.harness.versus import Ended
 
-INTERRUPTED = 2
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 ANSI = {"red": "31", "green": "32", "yellow": "33"}
 
@@ -105,7 +103,7 @@ def run(arguments: Namespace) -> int:
     for line in lines(report):
         sys.stdout.write(f"{coloured(line)}\n")
     sys.stdout.write(f"records and results: {kept}\n")
-    return INTERRUPTED if report.ended is Ended.INTERRUPTED else report.code.value
+    return report.exit_code
 
 
 def options_of(arguments: Namespace) -> Options:

@@ -12,20 +12,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.abreport import Report, lines
+from benchmarks.harness.again import base_word
 from benchmarks.harness.baseline import COMMITTED, LOCAL, Baseline, locate, read_baseline
 from benchmarks.harness.calibration import read_calibration
 from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import (
-    INTERRUPTED,
     add_selection,
     coloured,
     options_of,
     selection_words,
 )
 from benchmarks.harness.compare import Compared, Comparison
+from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
+from benchmarks.harness.known import bare
 from benchmarks.harness.lock import alone
 from benchmarks.harness.origin import write_arms
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, lost
@@ -43,7 +45,15 @@ from benchmarks.harness.runs import (
 )
 from benchmarks.harness.screen import Screened, screen
 from benchmarks.harness.subject import PACKAGE, digest_of
-from benchmarks.harness.trees import Arm, Source, compose, named_tree, scratch, working_tree
+from benchmarks.harness.trees import (
+    PREFIX,
+    Arm,
+    Source,
+    compose,
+    named_tree,
+    scratch,
+    working_tree,
+)
 from benchmarks.harness.turnover import approvals_in, with_turnover
 from benchmarks.harness.verdict import CODES, SEVERITY, Code
 from benchmarks.harness.versus import Ended, with_counts
@@ -76,6 +86,8 @@ def run(arguments: Namespace) -> int:
         )
     with terminable(), scratch() as folder:
         base = named_tree(arguments.root, arguments.base, folder / "base-source")
+        if PREFIX in base.label:  # extracted by whoever let us judge: gone when this is read
+            base = replace(base, label=f"commit {base.commit}")
         if _is_judged_elsewhere(base.folder, arguments.root):
             return _let_base_judge(base, home, arguments)
         with alone():
@@ -83,7 +95,7 @@ def run(arguments: Namespace) -> int:
     for line in lines(report):
         sys.stdout.write(f"{coloured(line)}\n")
     sys.stdout.write(f"records and results: {kept}\n")
-    return INTERRUPTED if report.ended is Ended.INTERRUPTED else report.code.value
+    return report.exit_code
 
 
 def _judge_here(home: Path, base: Source, options: Options, folder: Path) -> tuple[Report, Path]:
@@ -140,10 +152,13 @@ class Gate:
         paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
         notes = (f"{against}: {paired}",)
         if not found.ids or baseline is None:
-            judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated))
+            judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated), session)
+            if self.options.faults:
+                notes = (*notes, f"INJECTED FAULTS in the head ({VARIABLE}): {self.options.faults}")
             report = Report(
                 judged, replace(arm, label=self.base.label, commit=self.base.commit), arm, policy,
-                session.machine.describe(), Ended.DECIDED, time.monotonic() - start, 0, "", notes,
+                session.machine.describe(), Ended.DECIDED, time.monotonic() - start, 0,
+                self._command(), notes,
             )  # fmt: skip
             kept = self.home / STORE / "gate" / f"{self.head.commit}"
         else:
@@ -152,7 +167,7 @@ class Gate:
                 notes = (*notes, f"too noisy here to be red unless proven: {', '.join(coarse)}")
             known = self.judge.terms.known(baseline)
             trees = Trees(self.base, self.head, self.judge.folder, notes, policy, known)
-            report, kept = self._pairs(found, trees, start, coarse)
+            report, kept = self._pairs(found, trees, start, coarse, session)
         asked = approvals_in([entry.finding for entry in report.comparison.entries])
         report = replace(report, approvals=(*self.judge.terms.approvals, *asked))
         store(report, kept)
@@ -181,18 +196,34 @@ class Gate:
         return read_baseline(path, key, suite), path
 
     def _pairs(
-        self, found: Screened, trees: Trees, start: float, coarse: tuple[str, ...]
+        self,
+        found: Screened,
+        trees: Trees,
+        start: float,
+        coarse: tuple[str, ...],
+        session: Session,
     ) -> tuple[Report, Path]:
         spent = time.monotonic() - start
         options = replace(
             self.options, ids=found.ids, screened=found.suspects, num_gated=found.num_gated,
             budget_s=self.options.budget_s - spent, coarse=coarse,
         )  # fmt: skip
-        words = ["ab", self.base.label, "-k", " or ".join(_bare(name) for name in found.ids)]
-        command = repeat_command(words, resume=False)
+        command = self._command(" or ".join(dict.fromkeys(f"bench_{bare(n)}" for n in found.ids)))
         report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
-        whole = _combined(found, report.comparison)
+        whole = _combined(found, report.comparison, session)
         return replace(report, comparison=whole, seconds=report.seconds + spent), kept
+
+    def _command(self, keyword: str = "") -> str:
+        """What measures the same in pairs, as a person types it: device, scene, budget."""
+        rest = [*self.options.selection]
+        if "-k" in rest:
+            at = rest.index("-k")
+            keyword = keyword or rest[at + 1]
+            rest = [*rest[:at], *rest[at + 2 :]]
+        words = ["ab", *filter(None, [base_word(self.base)])]
+        words += ["-k", keyword] if keyword else []
+        words += [*rest, "--budget", f"{self.options.budget_s:.0f}s"]
+        return repeat_command(words, resume=False, faults=self.options.faults)
 
 
 def _tell(text: str) -> None:
@@ -207,15 +238,13 @@ def coarse_times(baseline: Path, session: Session) -> tuple[str, ...]:
     return tuple(sorted(name for name, one in times.items() if one.advisory))
 
 
-def _bare(name: str) -> str:
-    return name.partition("[")[0]
-
-
-def _combined(found: Screened, pairs: Comparison) -> Comparison:
+def _combined(found: Screened, pairs: Comparison, run: Session) -> Comparison:
     """The screen's own findings and those of the pairs, under the gravest code."""
     told = {_what(finding) for finding in found.findings}
     fresh = [e for e in pairs.entries if _what(e.finding) not in told]
-    entries = (*map(Compared, found.findings), *fresh)
+    nodes = {record.id: record.node for record in run.records}
+    screened = (Compared(f, node=nodes.get(f.id, "")) for f in found.findings)
+    entries = (*screened, *fresh)
     codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES} | {pairs.code}
     code = next((code for code in SEVERITY if code in codes), Code.PASS)
     return replace(pairs, code=code, entries=entries)
