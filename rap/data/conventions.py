@@ -121,6 +121,11 @@ class Evidence:
         """Whether the reading of the files is better than every other nearly everywhere."""
         return all(self._beats(AS_READ, name) for name in self.errors if name != AS_READ)
 
+    def beats_no_motion(self) -> bool:
+        """Whether the poses explain more than none at all would; true where too few tell."""
+        unknown = NO_MOTION not in self.errors or not self.enough
+        return unknown or self._beats(AS_READ, NO_MOTION)
+
     def _beats(self, name: str, other: str) -> bool:
         return _beats(self.errors[name], self.errors[other])
 

@@ -168,7 +168,7 @@ def one_camera(cameras: Sequence[Camera], where: Path) -> Camera:
     """The one camera that stands for all: equal sizes, focal lengths within 5 % of the median.
 
     Everything after the readers assumes one camera, so several are replaced by their medians with
-    a warning, or refused.
+    a warning that says how far apart they are, or refused.
     """
     if not cameras:
         raise DataError(f"{where}: holds no image of the split; the reconstruction is empty")
@@ -193,9 +193,11 @@ def one_camera(cameras: Sequence[Camera], where: Path) -> Camera:
             f"their median {fx:.1f} px; at most {_FOCAL_TOLERANCE:.0%} is accepted: "
             "keep the images of one camera"
         )
+    shift = max(max(abs(c.cx - cx), abs(c.cy - cy)) for c in distinct)
     log.warn(
-        f"{where}: {len(distinct)} cameras, focal lengths up to {spread:.1%} apart from "
-        f"their median; using the median {fx:.1f} px for all"
+        f"{where}: {len(distinct)} cameras, focal lengths up to {spread:.1%} and principal points "
+        f"up to {shift:.1f} px apart from their medians; using the medians {fx:.1f} px and "
+        f"({cx:.1f}, {cy:.1f}) for all"
     )
     return Camera(fx, fy, cx, cy, *sizes[0])
 

@@ -167,4 +167,10 @@ def _misfit(evidence: Evidence) -> str | None:
             "hardly any point is in view with the colour that it has in the photographs: are "
             "points and poses in the same world?"
         )
+    if not evidence.beats_no_motion():
+        return (
+            f"judged by {evidence.kind}, the poses explain hardly more than no motion at all would "
+            f"({error:.3f}, {evidence.median(NO_MOTION):.3f} without): are the intrinsics right, "
+            "and do the poses belong to these images?"
+        )
     return None

@@ -16,7 +16,9 @@ from torch import Tensor
 from rap import geometry
 from rap.data import conventions
 from rap.data.check import Report, check, show
+from rap.data.conventions import AS_READ, NO_MOTION, Evidence
 from rap.data.reprojection import depth_map
+from rap.data.verdicts import judge_fit
 from rap.scene import DataError, Frame, Points, Scene, bounds, poses
 from tests.data.folders import OPENGL, box_scene
 
@@ -174,6 +176,29 @@ def test_depth_in_another_unit_is_found() -> None:
     )
     (problem,) = problems(check(replace(scene, train=train)))
     assert "depth" in problem
+
+
+def test_wrong_intrinsics_are_found() -> None:
+    """With twice the focal length right poses explain no more than no motion does."""
+    scene = only("depth", good_scene())
+    camera = replace(scene.camera, fx=2 * scene.camera.fx, fy=2 * scene.camera.fy)
+    assert any(
+        "intrinsics" in problem for problem in problems(check(replace(scene, camera=camera)))
+    )
+
+
+def test_poses_that_explain_no_more_than_no_motion_are_found() -> None:
+    """Errors alike in both are neither an alarm of a wrong reading nor a confirmation."""
+    errors: dict[str, tuple[float, ...]] = {
+        AS_READ: (0.022,) * 8,
+        "inverted": (0.03,) * 8,
+        NO_MOTION: (0.023,) * 8,
+    }
+    (finding,) = judge_fit(good_scene(), [Evidence("depth", errors)])
+    assert finding.level == "warning"
+    assert "hardly more than no motion at all would (0.022, 0.023 without)" in finding.message
+    few: dict[str, tuple[float, ...]] = {name: values[:4] for name, values in errors.items()}
+    assert all(f.level == "info" for f in judge_fit(good_scene(), [Evidence("depth", few)]))
 
 
 def test_points_of_another_world_are_found() -> None:

@@ -183,6 +183,16 @@ def test_similar_cameras_are_not_merged_silently(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("warning: cameras.txt: 2 cameras")
 
 
+def test_principal_points_are_not_merged_silently(capsys: pytest.CaptureFixture[str]) -> None:
+    """The warning says how far apart they are, and what is used for all."""
+    others = [replace(CAMERA, cx=332.0), replace(CAMERA, cx=321.0, cy=238.0)]
+    merged = validate.one_camera([CAMERA, *others], Path("cameras.txt"))
+    assert merged == replace(CAMERA, cx=321.0)
+    shown = capsys.readouterr().err
+    assert "principal points up to 11.0 px apart from their medians" in shown
+    assert "500.0 px and (321.0, 240.0)" in shown
+
+
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
