@@ -24,6 +24,7 @@ from benchmarks.harness.policy import MetricRule, Policy, PolicyError, read_poli
 from benchmarks.harness.processes import Launcher
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.record import write_json
+from benchmarks.harness.settings import digest_of_environment, digest_of_settings
 from benchmarks.harness.startup import start_notes
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.suite import POLICY
@@ -96,7 +97,7 @@ def compare_trees(
         "head": compose(trees.head, trees.judge, scratch / "head"),
     }
     known = trees.known or known_of(suite_names(trees.base.folder))
-    header = {**_header(arms, options), "known": known.content()}
+    header = {**_header(arms, trees, options), "known": known.content()}
     file, blocks, seed = _open(root, header, resume=options.resume)
 
     def judge(found: Sequence[Block]) -> Comparison:
@@ -185,13 +186,17 @@ def narrowed(policy: Policy, metrics: Sequence[str]) -> Policy:
     return Policy(rules, entries)
 
 
-def _header(arms: dict[str, Arm], options: Options) -> dict[str, object]:
+def _header(arms: dict[str, Arm], trees: Trees, options: Options) -> dict[str, object]:
     """What two runs must share for one to go on with the other's blocks."""
     digest_of.cache_clear()
     return {
         "base": arms["base"].digest,
         "head": arms["head"].digest,
         "benchmarks": digest_of(arms["head"].root / "benchmarks"),
+        "settings": digest_of_settings(
+            arms["head"].root, trees.base.folder, trees.head.folder, trees.judge
+        ),
+        "environment": digest_of_environment(),
         "selection": list(options.selection),
         "metrics": list(options.metrics),
         "effect": options.effect,
@@ -213,7 +218,8 @@ def _open(
         if not found:
             raise TreeError(
                 f"--resume: no run of just these trees and options under {home}; what has changed "
-                "since (the working tree, -k, the policy) must be compared from the start"
+                "since (the working tree, conftest.py, pyproject.toml, installed packages, -k, the "
+                "policy) must be compared from the start"
             )
         file = BlockFile(found[-1])
         known, blocks = file.read()

@@ -4,9 +4,14 @@ pytest reads it from the root: a conftest.py that ignores files, options in pypr
 file that pytest reads instead of that one.
 """
 
+import hashlib
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from importlib.metadata import distributions
 from pathlib import Path
+
+from benchmarks.harness.subject import DIGEST_LENGTH
 
 SETTINGS = ("conftest.py", "pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini")
 """Files that pytest obeys, beside pyproject.toml."""
@@ -30,13 +35,23 @@ def changed_dependencies(base: Path, head: Path) -> list[str]:
     return _changed_tables(base, head, DEPENDENCIES)
 
 
-def content_of(root: Path) -> dict[str, str]:
-    """Everything of a tree that pytest obeys, and its dependencies, as text to compare."""
-    found = {name: _content(root / name).hex() for name in SETTINGS if (root / name).is_file()}
-    if (root / PROJECT).is_file():
+def digest_of_settings(*roots: Path) -> str:
+    """Of everything in these trees that pytest obeys or that chooses packages."""
+    found = hashlib.sha256()
+    for root in roots:
         table = _tables(root)
-        found |= {f"{PROJECT} {'.'.join(n)}": repr(table(n)) for n in (*PYTEST, *DEPENDENCIES)}
-    return found
+        parts: list[object] = [_content(root / name) for name in SETTINGS]
+        parts += [table(name) for name in (*PYTEST, *DEPENDENCIES)]
+        found.update(repr(parts).encode())
+    return found.hexdigest()[:DIGEST_LENGTH]
+
+
+def digest_of_environment() -> str:
+    """Of this interpreter and the packages that it finds, each at its version."""
+    names = {f"{one.metadata['Name']} {one.version}" for one in distributions()}
+    return hashlib.sha256("\n".join([sys.version, *sorted(names)]).encode()).hexdigest()[
+        :DIGEST_LENGTH
+    ]
 
 
 def _changed_tables(base: Path, head: Path, names: tuple[tuple[str, ...], ...]) -> list[str]:

@@ -5,11 +5,12 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import runs
+from benchmarks.harness import runs, settings
 from benchmarks.harness.blocks import Side
 from benchmarks.harness.lock import alone
 from benchmarks.harness.processes import Ran
@@ -302,6 +303,35 @@ def test_resume_refuses_other_trees(stage: Stage, capsys: pytest.CaptureFixture[
     stage.toy.cost(0.0056)
     assert stage.ab("--resume") == 4
     assert "has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "pyproject.toml", "pytest.ini"])
+def test_resume_refuses_other_settings(
+    stage: Stage, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """They decide what runs and what is installed beneath; other tools' settings do not."""
+    project = stage.toy.root / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")
+    stage.toy.cost(0.0055)
+    stage.ab("--budget", "0")
+    stage.toy.write("pyproject.toml", text.replace("line-length = 100", "line-length = 99"))
+    assert stage.ab("--resume", "--budget", "0") == 10
+    old = text.replace('"torch>=2.11"', '"torch>=2.12"') if name == project.name else "# changed\n"
+    stage.toy.write(name, old)
+    assert stage.ab("--resume", "--budget", "0") == 4
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_resume_refuses_other_packages(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the blocks under another torch would be a comparison of that."""
+    stage.toy.cost(0.0055)
+    stage.ab("--budget", "0")
+    mine = [SimpleNamespace(metadata={"Name": "torch"}, version="9.9")]
+    monkeypatch.setattr(settings, "distributions", lambda: mine)
+    assert stage.ab("--resume") == 4
+    assert "installed packages" in capsys.readouterr().err
 
 
 def test_metric_may_be_one_that_the_policy_does_not_rule(stage: Stage) -> None:
