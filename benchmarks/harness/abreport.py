@@ -91,7 +91,7 @@ def _row(entry: Compared, *, running: bool) -> Row:
     word = f"{pairs.missing_blocks} blocks to go" if measuring else word_for(entry)
     word += " ~" if UNSTEADY in finding.detail else ""
     cells = (
-        name, *shown, f"{pairs.effect:+.1%}", between(pairs), _p(pairs.p),
+        name, *shown, f"{pairs.effect:+.1%}", between(pairs), p_value(pairs.p),
         str(pairs.num_blocks), percent(pairs.detectable), word,
     )  # fmt: skip
     return Row(cells, "" if running and measuring else _colour(entry))
@@ -116,7 +116,8 @@ def percent(share: float) -> str:
     return f"{share:+.1%}" if abs(share) < 10 else ("any" if math.isinf(share) else f"{share:+.0%}")
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+    """A probability, as short as it can be."""
     return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
@@ -203,7 +204,7 @@ def _explain(report: Report, entry: Compared) -> Iterator[tuple[str, str]]:
         yield f"{name}: {word}. {finding.detail}", colour
     elif finding.status is Status.WORSE:
         yield f"{name}: slower by {pairs.effect:.1%}, between {between(pairs)}", colour
-        sure = f"p {_p(pairs.p)} for the whole suite, {pairs.num_blocks} fresh blocks"
+        sure = f"p {p_value(pairs.p)} for the whole suite, {pairs.num_blocks} fresh blocks"
         yield f"    {sure}; {report.base.commit} -> {report.head.commit}", ""
     else:
         so_far = f"{pairs.effect:+.1%} between {between(pairs)} after {pairs.num_blocks} blocks"

@@ -4,8 +4,9 @@ Whatever a record says is shown as text: without control characters, links, ment
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from xml.etree import ElementTree
 
 from benchmarks.harness.policy import Policy
@@ -18,6 +19,9 @@ MAX_TEXT = 300
 APPROVAL = "AN OWNER MUST APPROVE"
 SHOWN = (Status.REMOVED, Status.NOT_PROVEN, Status.NOT_GATED, Status.BETTER)
 """Worth a row of their own though they are not red."""
+Effects = Mapping[tuple[str, str], float]
+"""By benchmark and metric, what pairs have found: another number than the ratio of two medians."""
+NO_EFFECTS: Effects = MappingProxyType({})
 ACTIVE = re.compile(r"([\\`*_{}\[\]()<>#!|~@$&:])")
 
 
@@ -33,6 +37,7 @@ def page(
     findings: Sequence[Finding],
     facts: Sequence[str],
     approvals: Sequence[str] = (),
+    effects: Effects = NO_EFFECTS,
 ) -> list[str]:
     """At most 60 lines: the verdict, what an owner must approve, what it was made from, rows.
 
@@ -49,7 +54,7 @@ def page(
         header = ["", "| benchmark | metric | base | now | change | verdict |",
                   "|---|---|--:|--:|--:|---|"]  # fmt: skip
         room = MAX_LINES - len(lines) - len(header) - 4
-        lines += [*header, *map(_row, rows[:room])]
+        lines += [*header, *(_row(finding, effects) for finding in rows[:room])]
         if len(rows) > room:
             lines += ["", f"{len(rows) - room} more rows are left out here."]
     return [*lines, "", f"{fine} other judgements without a finding."]
@@ -61,9 +66,11 @@ def red(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(bad, key=lambda finding: SEVERITY.index(CODES[finding.status]))
 
 
-def _row(finding: Finding) -> str:
+def _row(finding: Finding, effects: Effects) -> str:
     before, now = finding.baseline, finding.now
     change = f"{now / before - 1:+.1%}" if before and now is not None else ""
+    effect = effects.get((finding.id, finding.metric))
+    change = change if effect is None else f"{effect:+.1%}"
     cells = (
         finding.id or "the whole run", finding.metric, show(finding.metric, before),
         show(finding.metric, now), change, f"{finding.status.value}. {finding.detail}",

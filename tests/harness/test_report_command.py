@@ -159,6 +159,20 @@ def test_gate_s_verdict_is_made_again(
     assert f"## {code.name}" in capsys.readouterr().out
 
 
+def test_page_has_the_numbers_of_the_gate(
+    tree: Path, toy_machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a red time: the effect of its pairs, between what, how sure, and how to see it again."""
+    folder = gate_folder(tree, toy_machine, SLOW, [1.06 * ratio for ratio in NOISE])
+    text = (folder / "blocks.jsonl").read_text(encoding="utf-8")
+    commit = "0123456789ab"
+    (folder / "blocks.jsonl").write_text(text.replace("def456", commit), encoding="utf-8")
+    assert main(["report", str(folder)], tree) == Code.REGRESSION
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| step")]
+    assert "| 1 s | 1.06 s | +6.0% | WORSE. +6.0% between +5.8% .. +6.2%, p &#60;0.0001" in row
+    assert f"again: python -m benchmarks ab {commit} -k bench&#95;step --device cpu" in row
+
+
 def test_gate_whose_pairs_are_of_another_machine_is_usage(tree: Path, toy_machine: Machine) -> None:
     """A block never spans two machines, and no verdict does."""
     folder = gate_folder(tree, toy_machine, SLOW, NOISE)

@@ -8,34 +8,45 @@ the folder that a `gate` leaves: its screen, and the blocks of what was suspect.
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.harness.abreport import between, p_value
+from benchmarks.harness.again import again
 from benchmarks.harness.baseline import Baseline, locate, read_baseline
 from benchmarks.harness.blocks import KIND as BLOCKS
 from benchmarks.harness.blocks import Block, BlockFile
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.gate import coarse_times
-from benchmarks.harness.compare import Comparison, judge_blocks
+from benchmarks.harness.compare import Compared, Comparison, judge_blocks
 from benchmarks.harness.curves import CURVES, CurvesError, draw, read_curves
 from benchmarks.harness.handover import read_evidence, refuse_large
 from benchmarks.harness.judging import is_required
 from benchmarks.harness.known import Known, known_of, read_known, suite_names
-from benchmarks.harness.markdown import annotations, junit, page
-from benchmarks.harness.origin import Origin, origin_of
+from benchmarks.harness.markdown import NO_EFFECTS, Effects, annotations, junit, page
+from benchmarks.harness.origin import COMMIT, Origin, origin_of
 from benchmarks.harness.policy import Policy, PolicyError, read_policy
 from benchmarks.harness.record import RecordError, Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.screen import Screened, screen
 from benchmarks.harness.suite import POLICY
-from benchmarks.harness.trees import TreeError, scratch
+from benchmarks.harness.trees import Source, TreeError, scratch
 from benchmarks.harness.turnover import approvals_in, with_turnover
 from benchmarks.harness.verdict import CODES, SEVERITY, Code, judge
 
 SCREEN, PAIRS = "screen.json", "blocks.jsonl"
 """What a gate leaves in its folder."""
-Judged = tuple[Code, Sequence[Finding], list[str]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict made again, and what a page tells of it."""
+
+    code: Code
+    findings: Sequence[Finding]
+    facts: list[str]
+    effects: Effects = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,15 +114,17 @@ def run(arguments: Namespace) -> int:
         for number, path in enumerate(arguments.files):
             try:
                 basis = _basis(path, arguments, folder / str(number))
-                code, findings, facts = _judge(path, basis)
+                judged = _judge(path, basis)
             except (RecordError, TreeError, PolicyError, UsageError) as error:
                 _write(page(Code.USAGE, [], [str(error)]), arguments.output)
                 raise
-            codes.append(code)
+            findings = judged.findings
+            codes.append(judged.code)
             everything += findings
             terms = None if basis.origin is None else basis.origin.terms
             asked = () if terms is None else (*terms.approvals, *approvals_in(findings))
-            text = _write(page(code, findings, facts, asked), arguments.output)
+            lines = page(judged.code, findings, judged.facts, asked, judged.effects)
+            text = _write(lines, arguments.output)
             sys.stdout.write(text)
             if arguments.annotate:
                 told = arguments.root if basis.origin is None else basis.origin.head.folder
@@ -180,7 +193,7 @@ def _judge_run(path: Path, basis: Basis) -> Judged:
         remeasured=evidence.remeasured, baseline_required=evidence.required or is_required(),
     )  # fmt: skip
     against = f"baseline {stored}" if baseline is not None else "no baseline"
-    return verdict.code, verdict.findings, [*_facts(run), against]
+    return Judged(verdict.code, verdict.findings, [*_facts(run), against])
 
 
 def _judge_gate(folder: Path, basis: Basis) -> Judged:
@@ -195,22 +208,24 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
     findings, facts = [*found.findings], [*_facts(run), *basis.facts(stored)]
     codes = [CODES[finding.status] for finding in findings if finding.status in CODES]
     measured: set[str] = set()
+    effects = NO_EFFECTS
     if (folder / PAIRS).exists():
-        pairs, num = _pairs(folder / PAIRS, basis, run, found, known)
-        findings += [entry.finding for entry in pairs.entries]
+        pairs, blocks = _pairs(folder / PAIRS, basis, run, found, known)
+        findings += _told(pairs, blocks, basis)
+        effects = _effects(pairs)
         codes.append(pairs.code)
-        facts.append(f"{num} blocks of pairs")
+        facts.append(f"{len(blocks)} blocks of pairs")
         measured = {entry.finding.id for entry in pairs.entries}
     for name in sorted({*found.ids} - measured):
         text = "is not clearly fine, and was not measured in pairs"
         findings.append(Finding(name, "", Status.UNDECIDED, detail=text))
         codes.append(CODES[Status.UNDECIDED])
-    return _gravest(codes), findings, facts
+    return Judged(_gravest(codes), findings, facts, effects)
 
 
 def _pairs(
     path: Path, basis: Basis, run: Session, found: Screened, known: Known
-) -> tuple[Comparison, int]:
+) -> tuple[Comparison, list[Block]]:
     """The pairs of what a screen has left open, and how many blocks there are."""
     refuse_large(path)
     _, blocks = BlockFile(path).read()
@@ -222,7 +237,7 @@ def _pairs(
         blocks, basis.policy, screened=found.suspects, num_gated=found.num_gated,
         coarse=coarse_times(stored, run), known=known,
     )  # fmt: skip
-    return comparison, len(blocks)
+    return comparison, blocks
 
 
 def _judge_pairs(path: Path, basis: Basis) -> Judged:
@@ -234,8 +249,38 @@ def _judge_pairs(path: Path, basis: Basis) -> Judged:
     )  # fmt: skip
     facts = _facts(blocks[-1].head) if blocks else []
     told = ", ".join(f"{key} {value}" for key, value in sorted(header.items()))
-    findings = [entry.finding for entry in comparison.entries]
-    return comparison.code, findings, [*facts, f"{len(blocks)} blocks of pairs; {told}"]
+    findings = _told(comparison, blocks, basis)
+    facts.append(f"{len(blocks)} blocks of pairs; {told}")
+    return Judged(comparison.code, findings, facts, _effects(comparison))
+
+
+def _effects(pairs: Comparison) -> Effects:
+    """The changes that the gate's own table shows."""
+    return {
+        (entry.finding.id, entry.finding.metric): entry.pairs.effect
+        for entry in pairs.entries
+        if entry.pairs is not None and entry.pairs.num_blocks > 0
+    }
+
+
+def _told(pairs: Comparison, blocks: Sequence[Block], basis: Basis) -> list[Finding]:
+    """The findings with how much, how sure, and what measures one of them again."""
+    return [replace(e.finding, detail="; ".join(_details(e, blocks, basis))) for e in pairs.entries]
+
+
+def _details(entry: Compared, blocks: Sequence[Block], basis: Basis) -> Iterator[str]:
+    finding, found = entry.finding, entry.pairs
+    if found is not None and found.num_blocks > 0:
+        sure = f"p {p_value(found.p)}, {found.num_blocks} blocks"
+        yield f"{found.effect:+.1%} between {between(found)}, {sure}"
+    if finding.status in CODES and entry.node:
+        command = f"python -m benchmarks ab --device {blocks[0].head.machine.device}"
+        base = blocks[0].base.commit if basis.origin is None else basis.origin.base.commit
+        if COMMIT.fullmatch(base):
+            source = Source(basis.root, base, base)
+            yield f"again: {again(command, source, entry.node, finding.id)}"
+    if finding.detail:
+        yield finding.detail
 
 
 def _facts(run: Session) -> list[str]:
