@@ -61,9 +61,11 @@ def run(argv: Sequence[str]) -> int:
 
     saving = _saving(arguments)
 
+    from rap.data.check import warn_of_wrong_poses
     from rap.splat.gaussians import save_ply
 
     scene = rap.load(arguments.scene, arguments.format)
+    warn_of_wrong_poses(scene, arguments.scene)
     try:
         gaussians = rap.fit(scene, config, arguments.device, saving=saving)
     except KeyboardInterrupt:

@@ -54,12 +54,14 @@ def run(argv: Sequence[str]) -> int:
     if not arguments.resume and not has_no_epoch(arguments.out):
         check_out_folder(arguments.out)
 
+    from rap.data.check import warn_of_wrong_poses
     from rap.splat.gaussians import load_ply
     from rap.train.launch import joined
 
     with joined(arguments.device, "the run goes on with the same command and --resume") as device:
         gaussians = None if arguments.splat is None else load_ply(arguments.splat)
         scene = rap.load(arguments.scene, arguments.format)
+        warn_of_wrong_poses(scene, arguments.scene)
         best = rap.train(scene, gaussians, config, arguments.out, device, resume=arguments.resume)
     log.info(f"{best}: score it with `rap eval {arguments.scene} -p {arguments.out}`")
     return 0

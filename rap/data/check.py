@@ -1,5 +1,6 @@
 """What `rap data check` says of a scene: what is in it, and whether its poses can be right."""
 
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,9 @@ from rap.data.verdicts import (
     judge_split,
     judge_units,
 )
-from rap.scene import Frame, Points, Scene, bounds, poses
+from rap.scene import DataError, Frame, Points, Scene, bounds, poses
 
+_NUM_QUICK = 8
 _SAY = {"info": log.info, "warning": log.warn, "error": log.error}
 
 
@@ -97,6 +99,33 @@ def check(scene: Scene, num_workers: int = 4) -> Report:
         evidence=evidence,
         findings=tuple(findings),
     )
+
+
+def warn_of_wrong_poses(scene: Scene, name: str) -> None:
+    """One warning where the poses look wrong, from points or depth of a handful of frames.
+
+    For the start of long work on the scene called `name` in commands: a fraction of a second, and
+    no reason to stop.
+    """
+    evidence = [
+        item
+        for part, frames in (("training", scene.train), ("test", scene.test))
+        if (item := _quick_evidence(scene, frames, part)) is not None
+    ]
+    for finding in judge_readings(scene, evidence)[:1]:
+        said = finding.message.partition("):")[0]
+        said += ")" if said != finding.message else ""
+        log.warn(f"{said}; `rap data check {shlex.quote(name)}` says more")
+
+
+def _quick_evidence(scene: Scene, frames: Sequence[Frame], part: Part) -> Evidence | None:
+    try:
+        if scene.points is not None:
+            return conventions.from_points(frames, scene.camera, scene.points, part, _NUM_QUICK)
+        return conventions.from_depth(frames, scene.camera, part, num=_NUM_QUICK)
+    except DataError:
+        # a broken file is named by the work that needs it
+        return None
 
 
 def show(report: Report) -> None:

@@ -136,8 +136,10 @@ def _beats(errors: Sequence[float], others: Sequence[float]) -> bool:
     return enough and bool(np.median(a) < _WIN_RATIO * np.median(b))
 
 
-def neighbours(world_from_camera: Float64[Tensor, "n 4 4"]) -> list[tuple[int, int]]:
-    """Pairs of frames that see much the same from different poses.
+def neighbours(
+    world_from_camera: Float64[Tensor, "n 4 4"], most: int = _NUM_SAMPLES
+) -> list[tuple[int, int]]:
+    """At most so many pairs of frames that see much the same from different poses.
 
     The angle between two cameras is the same in every reading, and nearly so the distance of two
     that look the same way, so wrong poses find nearly the pairs that right ones do.
@@ -147,7 +149,7 @@ def neighbours(world_from_camera: Float64[Tensor, "n 4 4"]) -> list[tuple[int, i
         return []
     extent = _extent(world_from_camera)
     pairs = []
-    for i in _spread(num):
+    for i in _spread(num, most):
         cost = _cost(world_from_camera[i], world_from_camera, extent)
         cost[i] = torch.inf
         pairs.append((i, int(cost.argmin())))
@@ -217,6 +219,7 @@ def from_depth(
     camera: Camera,
     part: Part = "training",
     others: Sequence[Frame] | None = None,
+    num: int = _NUM_SAMPLES,
 ) -> Evidence | None:
     """Depth maps of neighbouring frames must agree; None where fewer than two frames have one.
 
@@ -224,7 +227,7 @@ def from_depth(
     """
     chosen = [frame for frame in frames if frame.depth is not None]
     known = None if others is None else [frame for frame in others if frame.depth is not None]
-    motions = _motions(chosen, known, READINGS)
+    motions = _motions(chosen, known, READINGS, num)
     every = [*chosen, *(known or ())]
     maps = {i: depth_map(every[i]) for i in _used(motions)}
 
@@ -270,7 +273,10 @@ def _spread(num: int, most: int = _NUM_SAMPLES) -> list[int]:
 
 
 def _motions(
-    frames: Sequence[Frame], others: Sequence[Frame] | None, readings: Sequence[Reading]
+    frames: Sequence[Frame],
+    others: Sequence[Frame] | None,
+    readings: Sequence[Reading],
+    num: int = _NUM_SAMPLES,
 ) -> _Motions:
     """Pairs and motions under every reading; the others count on from the frames.
 
@@ -285,7 +291,7 @@ def _motions(
     for reading in readings:
         applied = reading.apply(read)
         if others is None:
-            pairs, target = neighbours(read), applied
+            pairs, target = neighbours(read, num), applied
         else:
             pairs = [(a, len(read) + b) for a, b in _neighbours_across(applied, fixed)]
             target = torch.cat([applied, fixed])
