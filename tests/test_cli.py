@@ -138,7 +138,7 @@ def test_python_m_rap_is_rap() -> None:
         (["trian"], "'trian' is not a command; did you mean train?"),
         (["data"], "Expected one of {check, room}"),
         (["data", "check", "nowhere"], "nowhere: does not exist; give a scene's folder, or"),
-        (["data", "room", "new", "--num-train", "-4"], "RoomSpec.num_train = -4 must be"),
+        (["data", "room", "new", "--num-train", "-4"], "error: --num-train = -4 must be"),
         (["fit", "room"], "-o PATH, --out PATH The .ply file to write. (required)"),
         (["fit", "room", "-o", "splat.png"], "splat.png: the name must end in .ply"),
         (["fit", "room", "-o", "no/splat.ply"], "does not exist; make it first"),
@@ -169,7 +169,8 @@ def test_python_m_rap_is_rap() -> None:
         ),
         (["localize", "-p", "run"], "give at least one PHOTO"),
         (["localize", "a.png", "-p", "run"], "run: no such file; accepted: a run directory"),
-        (["render", "--splat", "a.ply", "--poses", "p.tum", "-o", "out"], "need --camera"),
+        (["render", "--splat", "a.ply", "--poses", "p.tum", "-o", "out"], "p.tum: no such scene"),
+        (["render", "--splat", "a", "--poses", __file__, "-o", "out"], "need --camera"),
         (["convert", "a.pth", "-o", "a.pth", "--camera", "room"], "must end in .safetensors"),
         (["convert", "a.pth", "-o", "a.safetensors", "--camera", "c.json"], "c.json"),
         (["convert", "a", "-o", "b", "--camera", "c", "--height", "0"], "--height = 0 must be"),
@@ -187,6 +188,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert message in fails(*argv)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_reads_the_output_may_stop() -> None:
+    """A closed pipe ends a command in silence, as it ends any other one."""
+    for words in (["--help"], ["train", "--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-m", "rap", *words], stdout=writing, stderr=subprocess.PIPE,
+            text=True, check=False, cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_existing_output_is_not_overwritten(fails: Fails, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ mistakes in the arguments come at once.
 """
 
 import difflib
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -27,6 +29,7 @@ COMMANDS = {
 """Each word is a module in this folder with `run(argv) -> exit code`."""
 
 _OK, _UNUSABLE, _INTERRUPTED = 0, 2, 130
+_UNREAD = 128 + signal.SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep their traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            # Not at the end of the process, where an error could not be caught.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as in `rap train --help | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _UNREAD
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())
         return _OK
@@ -48,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.info(f"rap: interrupted{_resumption(argv)}")
         return _INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _fail(
             str(error) if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -52,8 +52,8 @@ def parse(kind: Any, command: str, argv: Sequence[str], default: object = None) 
         if not stop.code:
             raise
     except ValueError as error:
-        # A dataclass refused its values.
-        raise UsageError(str(error)) from error
+        # A dataclass refused its values, which it calls by its own name.
+        raise UsageError(re.sub(r"\b[A-Z]\w*\.(\w+)", _flag, str(error))) from error
     raise UsageError(f"{_unframed(box.getvalue())}; see rap {command} --help")
 
 
@@ -143,6 +143,10 @@ def _read_config(path: Path) -> Config:
 
         return read_config(path)
     raise ConfigError(f"{path}: accepted are our .toml files and the published RAP code's .txt")
+
+
+def _flag(field: re.Match[str]) -> str:
+    return f"--{field[1].replace('_', '-')}"
 
 
 def _unframed(box: str) -> str:

@@ -141,6 +141,9 @@ def _viewpoints(
     from rap.evaluate import read_poses
     from rap.scene import poses
 
+    for path in arguments.poses:
+        if path != "room" and not Path(path).exists():
+            raise UsageError(f"{path}: no such scene, folder or file of poses")
     first = Path(arguments.poses[0])
     is_scene = str(first) == "room" or any(detect(first) for detect, _ in FORMATS.values())
     if len(arguments.poses) == 1 and is_scene:

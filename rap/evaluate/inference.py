@@ -1,5 +1,6 @@
 """Photographs to poses with a trained regressor, and how long that takes."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -81,15 +82,30 @@ def predict(
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the GPU where torch can use one, else the CPU; also `cpu` and `cuda`.
+    """`auto` is the GPU where torch can use one, else the CPU; also `cpu`, `cuda` and `cuda:N`.
 
-    Raises ConfigError for a GPU that torch cannot use.
+    Raises ConfigError for any other name, and for a GPU that torch cannot use.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda': torch sees no GPU here; `rap doctor` says why")
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device {name!r} is not known; accepted: auto, cpu, cuda, cuda:N")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: torch sees no GPU here; `rap doctor` says why")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs, from 0")
+    return device
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise ConfigError for arithmetic that the device does not have."""
+    try:
+        with precision_scope(precision, device):
+            pass
+    except ConfigError as error:
+        # Named there as a training's setting, which is none of inference.
+        raise ConfigError(str(error).removeprefix("train.")) from error
 
 
 def load_run(run: Path, device: torch.device) -> Checkpoint:
@@ -123,6 +139,10 @@ def localize(
 
     Raises DataError for a photograph that cannot be read or has another shape.
     """
+    check_precision(precision, device)
+    for photo in photos:
+        if not photo.is_file():
+            raise DataError(f"{photo}: no such photograph")
     sizes = [image_size(photo) for photo in photos]
     for photo, size in zip(photos, sizes, strict=True):
         check_aspect(str(photo), *size, checkpoint.camera)

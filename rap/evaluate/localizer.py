@@ -12,8 +12,9 @@ from rap import log
 from rap.camera import Camera
 from rap.config import ConfigError, Precision
 from rap.config.inference import InferExecution
+from rap.evaluate.inference import check_precision
 from rap.model.infer import PoseNetwork
-from rap.model.precision import chosen_by_timing, precision_scope, tf32_scope
+from rap.model.precision import chosen_by_timing, tf32_scope
 from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory
 from rap.model.regressor import Regressor
 
@@ -200,5 +201,4 @@ def _check(execution: str, precision: Precision, device: torch.device) -> None:
         raise ConfigError(
             f"execution = {execution!r} needs a CUDA device, not {device}; use eager or compiled"
         )
-    with precision_scope(precision, device):
-        pass
+    check_precision(precision, device)

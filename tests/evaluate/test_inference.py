@@ -75,6 +75,19 @@ def test_localize_reads_photographs_of_any_size(checkpoint: Checkpoint, tmp_path
     assert localize(checkpoint, [], cpu).shape == (0, 4, 4)
 
 
+def test_a_photograph_that_is_missing_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """It belongs to no scene, so nothing is to be removed from one."""
+    with pytest.raises(DataError) as caught:
+        localize(checkpoint, [tmp_path / "no.jpg"], torch.device("cpu"))
+    assert str(caught.value) == f"{tmp_path / 'no.jpg'}: no such photograph"
+
+
+def test_arithmetic_that_a_device_lacks_is_named_as_it_was_given(checkpoint: Checkpoint) -> None:
+    """Nobody who localises has a setting train.precision."""
+    with pytest.raises(ConfigError, match=r"^precision = 'tf32' needs a CUDA device"):
+        localize(checkpoint, [], torch.device("cpu"), "tf32")
+
+
 def test_localize_refuses_another_shape(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """A portrait photograph would be squeezed: the error names file, size and what is accepted."""
     photo = tmp_path / "portrait.jpg"
@@ -131,3 +144,15 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
+
+
+def test_unknown_devices_are_told_what_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that torch knows and we do not, and a GPU that is not there."""
+    for name in ("gpu", "mps", "meta", "", "cuda:x"):
+        with pytest.raises(ConfigError, match="is not known; accepted: auto, cpu, cuda, cuda:N"):
+            pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="device 'cuda:2': torch sees 2 GPUs, from 0"):
+        pick_device("cuda:2")

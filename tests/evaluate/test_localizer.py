@@ -148,7 +148,7 @@ def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
     """Before any work, with what is accepted."""
     with pytest.raises(ConfigError, match=r"'graphed' needs a CUDA device, not cpu; use eager or"):
         Localizer(checkpoint.regressor, checkpoint.camera, execution="graphed")
-    with pytest.raises(ConfigError, match="'fp16' needs a CUDA device"):
+    with pytest.raises(ConfigError, match=r"^precision = 'fp16' needs a CUDA device"):
         Localizer(checkpoint.regressor, checkpoint.camera, "fp16")
 
 
