@@ -170,7 +170,7 @@ def test_page_has_the_numbers_of_the_gate(
     assert main(["report", str(folder)], tree) == Code.REGRESSION
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| step")]
     assert "| 1 s | 1.06 s | +6.0% | WORSE. +6.0% between +5.8% .. +6.2%, p &#60;0.0001" in row
-    assert f"again: python -m benchmarks ab {commit} -k bench&#95;step --device cpu" in row
+    assert f"again&#58; python -m benchmarks ab {commit} -k bench&#95;step --device cpu" in row
 
 
 def test_gate_whose_pairs_are_of_another_machine_is_usage(tree: Path, toy_machine: Machine) -> None:
