@@ -24,7 +24,8 @@ THEIRS = (
 """Options of pytest-benchmark that measure."""
 ABSENT = "benchmark_is_absent"
 NEEDS_PLUGIN = (
-    "timing needs pytest-benchmark: install it, and leave out -p no:benchmark; without it every "
+    "timing needs pytest-benchmark: install it, leave out -p no:benchmark, and unset "
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD (or add -p pytest_benchmark.plugin); without it every "
     "benchmark runs once, untimed, and its answer is checked"
 )
 

@@ -6,6 +6,7 @@ no:benchmark`) every benchmark still runs, untimed.
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Generator
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from benchmarks.harness.report import Judgement
 from benchmarks.harness.suite import Suite, benchmark_id
 from benchmarks.harness.verdict import Code
 
+AUTOLOAD_OFF = "PYTEST_DISABLE_PLUGIN_AUTOLOAD"
 SUITE = pytest.StashKey[Suite]()
 ASSIGNMENT = pytest.StashKey[Assignment | None]()
 NUM_SEEDS, PAIRED_SEEDS = 3, 6
@@ -35,7 +37,10 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """Our options exist for `pytest` and `pytest benchmarks` alike."""
     installed = importlib.util.find_spec("pytest_benchmark") is not None
     blocked = pluginmanager.is_blocked("benchmark") or pluginmanager.is_blocked("pytest_benchmark")
-    options.add_options(parser, absent=blocked or not installed)
+    names = {getattr(plugin, "__name__", "") for plugin in pluginmanager.get_plugins()}
+    # Without autoload it is here only if it was named: -p pytest_benchmark.plugin.
+    unloaded = AUTOLOAD_OFF in os.environ and "pytest_benchmark.plugin" not in names
+    options.add_options(parser, absent=blocked or not installed or unloaded)
 
 
 @pytest.hookimpl(tryfirst=True)

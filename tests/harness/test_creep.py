@@ -177,7 +177,13 @@ def test_unreadable_baseline_does_not_hide_the_others(
     assert ("infer time_s: +10.0% since v1" in printed) == (last == 1.1)
 
 
-@pytest.mark.parametrize(("ci", "code"), [("", Code.PASS), ("true", Code.ENVIRONMENT)])
+@pytest.mark.parametrize(
+    ("ci", "code"),
+    [
+        *[(no, Code.PASS) for no in ("", "0", "false", "False", "no", "off")],
+        *[(yes, Code.ENVIRONMENT) for yes in ("true", "True", "1", "yes", "woodpecker")],
+    ],
+)
 def test_nothing_to_watch_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ci: str, code: Code,

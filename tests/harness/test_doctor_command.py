@@ -91,7 +91,10 @@ def test_neighbour_on_the_gpu_is_unfit(toy_machine: Machine) -> None:
     assert levels(*fitness.gpu(board, watched, [calm, hot])) == ["unfit", "warning", "ok"]
 
 
-@pytest.mark.parametrize(("ci", "code"), [("", Code.PASS), ("true", Code.ENVIRONMENT)])
+@pytest.mark.parametrize(
+    ("ci", "code"),
+    [("", Code.PASS), ("false", Code.PASS), ("true", Code.ENVIRONMENT), ("1", Code.ENVIRONMENT)],
+)
 def test_exit_code_says_whether_it_is_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     ci: str, code: Code,
@@ -104,4 +107,4 @@ def test_exit_code_says_whether_it_is_fit(
     printed = capsys.readouterr().out
     assert "hardware key cpu_" in printed
     assert "canary wall.copy" in printed
-    assert printed.splitlines()[-1].startswith("NOT FIT" if ci else "fit to measure")
+    assert printed.splitlines()[-1].startswith("NOT FIT" if code else "fit to measure")

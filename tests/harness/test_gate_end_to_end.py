@@ -177,6 +177,16 @@ def test_plain_pytest_works_without_pytest_benchmark(toy: Toy) -> None:
     assert "2 passed, 1 skipped, 1 deselected" in printed
 
 
+def test_timing_without_loaded_plugins_is_refused_in_words(toy: Toy) -> None:
+    """pytest's own words would be `unrecognized arguments`; named by -p, the plugin is there."""
+    off = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    code, printed = toy.run("benchmarks", "--benchmark-compare", **off)
+    assert (code, "unset PYTEST_DISABLE_PLUGIN_AUTOLOAD" in printed) == (4, True), printed
+    assert toy.run("benchmarks", "--device", "cpu", **off)[0] == 0
+    named = ("-p", "pytest_benchmark.plugin")
+    assert toy.run("benchmarks", "--benchmark-compare", *named, **off)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

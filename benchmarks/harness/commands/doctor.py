@@ -1,6 +1,5 @@
 """`python -m benchmarks doctor`: whether this machine is fit to measure, and what is missing."""
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from benchmarks.harness.baseline import locate, read_baseline
 from benchmarks.harness.commands import Subparsers
 from benchmarks.harness.fitness import Finding
 from benchmarks.harness.gpu import Sample
+from benchmarks.harness.judging import is_required
 from benchmarks.harness.machine import commit_of, resolve_device, slug, this_machine
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.suite import POLICY
@@ -51,8 +51,7 @@ def examine(arguments: Namespace) -> Iterator[Finding]:
     yield fitness.code(commit_of(root))
     suite = slug(Path(arguments.scene).name)
     path = locate(root, machine.key, suite, arguments.baseline_dir)
-    required = os.environ.get("CI", "").lower() == "true"
-    yield fitness.baseline(read_baseline(path, machine.key, suite), path, required)
+    yield fitness.baseline(read_baseline(path, machine.key, suite), path, is_required())
     yield from fitness.look_at_host()
     looks: list[Sample] = []
     look = None if watched is None else lambda: looks.append(watched.sample())
