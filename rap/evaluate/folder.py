@@ -21,7 +21,7 @@ def check_report_folder(path: Path) -> None:
     """
     if not path.exists():
         return
-    if path.is_mount():
+    if path.resolve().is_mount():
         raise _refusal(path, "a file system begins there; name a folder inside it")
     others = sorted({entry.name for entry in path.iterdir()} - REPORT_NAMES)
     if others:

@@ -11,6 +11,7 @@ import torch
 from rap.evaluate import plot, report
 from rap.evaluate.errors import ScoreError
 from rap.evaluate.estimates import read_estimates, write_pose_files
+from rap.evaluate.folder import check_report_folder
 from rap.evaluate.report import (
     Evaluation,
     evaluate,
@@ -116,6 +117,18 @@ def test_no_report_takes_the_place_of_other_files(evaluation: Evaluation, tmp_pa
     with pytest.raises(FileExistsError, match=r"holds thesis\.tex, which no report does"):
         write_report(evaluation, tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_working_folder_is_judged_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it holds; a relative name makes it no root of a file system."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match="holds run, which no report does"):
+        check_report_folder(Path())
+    with pytest.raises(FileExistsError, match="a file system begins there"):
+        check_report_folder(Path("/"))
 
 
 def test_a_link_to_a_report_stays_one(evaluation: Evaluation, tmp_path: Path) -> None:
