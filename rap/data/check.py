@@ -18,6 +18,7 @@ from rap.data.verdicts import (
     Finding,
     judge_files,
     judge_fit,
+    judge_focal,
     judge_readings,
     judge_split,
     judge_units,
@@ -77,12 +78,14 @@ def check(scene: Scene, num_workers: int = 4) -> Report:
     translation_m = torch.linalg.vector_norm(nearest[:, :3, 3] - test[:, :3, 3], dim=-1)
     rotation_deg = geometry.rotation_angle_deg(nearest[:, :3, :3], test[:, :3, :3])
     broken = faults(frames, num_workers)
-    evidence = tuple(_evidence(_without(scene, broken)))
+    known = _without(scene, broken)
+    evidence = tuple(_evidence(known))
     size = max(x, y, z)
+    wrong = judge_readings(scene, evidence)
     findings = [
         *judge_files(list(broken.values())),
         *judge_split(scene, translation_m, rotation_deg),
-        *(judge_readings(scene, evidence) or judge_units(scene, size, translation_m)),
+        *(wrong or [*judge_units(scene, size, translation_m), *judge_focal(known)]),
         *judge_fit(scene, evidence),
     ]
     return Report(

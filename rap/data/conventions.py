@@ -15,7 +15,7 @@ test split may be wrong alone, or lie in a world of its own.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -50,6 +50,8 @@ _MIN_ACROSS = 8
 _MIN_SAMPLES = 5
 _WIN_SHARE = 0.8
 _WIN_RATIO = 0.9
+_FOCAL_FACTORS = (0.7, 1.4)
+_MUCH = 0.6
 _PAIR_ANGLE_DEG = 8.0
 _PAIR_REACH = 0.15
 # Where a hundredth of the points explains the photograph, a reading is neither good nor bad.
@@ -212,6 +214,20 @@ def from_points(
             for image, view in zip(images, seen, strict=True)
         )
     return Evidence("points", errors, part)
+
+
+def better_focal(frames: Sequence[Frame], camera: Camera, points: Points) -> float | None:
+    """A factor of the focal length with which points explain much more, or None."""
+    errors = {}
+    for factor in (1.0, *_FOCAL_FACTORS):
+        scaled = replace(camera, fx=factor * camera.fx, fy=factor * camera.fy)
+        evidence = from_points(frames, scaled, points)
+        if evidence is None:
+            return None
+        errors[factor] = evidence.errors[AS_READ]
+    best = min(errors, key=lambda factor: float(np.median(errors[factor])))
+    much = float(np.median(errors[best])) < _MUCH * float(np.median(errors[1.0]))
+    return best if much and _beats(errors[best], errors[1.0]) else None
 
 
 def from_depth(

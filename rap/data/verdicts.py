@@ -75,6 +75,20 @@ def _judge_extent(source: str, extent: float) -> list[Finding]:
     return [Finding("warning", message)]
 
 
+def judge_focal(scene: Scene) -> list[Finding]:
+    """A focal length of another size or camera, where points tell."""
+    if scene.points is None:
+        return []
+    factor = conventions.better_focal(scene.train, scene.camera, scene.points)
+    if factor is None:
+        return []
+    message = (
+        f"{scene.source}: points explain the photographs much better with {factor:g} times the "
+        f"focal length {scene.camera.fx:.1f} px: are the intrinsics those of these images?"
+    )
+    return [Finding("warning", message)]
+
+
 def _judge_distance(scene: Scene, translation_m: Float64[Tensor, "n"]) -> list[Finding]:
     low, high = bounds(scene.train)
     extent, away = float((high - low).max()), float(translation_m.median())

@@ -187,6 +187,14 @@ def test_wrong_intrinsics_are_found() -> None:
     )
 
 
+def test_points_tell_a_focal_length_that_is_twice_the_right_one() -> None:
+    """Poses that points confirm do not confirm the intrinsics."""
+    scene = only("points", box_scene(16, 8, 80, 60))
+    camera = replace(scene.camera, fx=2 * scene.camera.fx, fy=2 * scene.camera.fy)
+    report = check(replace(scene, camera=camera))
+    assert any("with 0.7 times the focal length" in text for text in problems(report))
+
+
 def test_poses_that_explain_no_more_than_no_motion_are_found() -> None:
     """Errors alike in both are neither an alarm of a wrong reading nor a confirmation."""
     errors: dict[str, tuple[float, ...]] = {
