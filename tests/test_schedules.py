@@ -118,6 +118,7 @@ def test_blocks_are_of_fifty_frames_where_there_are_enough() -> None:
         assert len(trainings.without_held_out(scene).train) == len(scene.train) - 2 * size
 
 
+@pytest.mark.slow
 def test_rows_train_once_and_are_shown(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_wrong_training_split_is_not_the_test_splits_fault(kind: str) -> None:
     assert f"judged by {kind}, the training poses look wrong (inverted)" in problem
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     num=st.integers(7, 12),

@@ -230,6 +230,7 @@ def test_depth_brings_the_surfaces_to_where_they_are(
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow
 def test_exposures_are_told_from_colours(small_room: Scene) -> None:
     """Photographs darkened by turns: with `exposure` it is known, and the splat fits better."""
     images, poses = images_of(small_room.train), scene.poses(small_room.train)

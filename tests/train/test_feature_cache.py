@@ -108,6 +108,7 @@ def test_the_prediction_knows_how_large_features_are(config: Config) -> None:
     assert more == pytest.approx(2 * few, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_features_on_the_device_are_predicted(config: Config) -> None:
     """Beside a step that is given them; a recording of the step before is still there."""
@@ -122,6 +123,7 @@ def test_features_on_the_device_are_predicted(config: Config) -> None:
         assert predicted_bytes(none, CAMERA, banks) == without
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_trunk_that_never_learns_is_not_predicted_to(config: Config) -> None:
     """From the first epoch on, a step is given features."""
@@ -131,6 +133,7 @@ def test_a_trunk_that_never_learns_is_not_predicted_to(config: Config) -> None:
     assert predicted_bytes(never, CAMERA, banks) < predicted_bytes(config, CAMERA, banks)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_advice_moves_the_features_first(config: Config) -> None:
     """It costs no more than a copy of each batch; where they are on the host, it is not given."""

@@ -120,6 +120,7 @@ def test_a_network_that_reads_values_is_not_predicted(
     assert "GiB" not in advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "less"),
     [
@@ -223,6 +224,7 @@ def test_images_that_no_host_can_hold_are_refused_before_one_is_read(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_advice_holds_nothing_that_is_done_already(tiny_config: Config) -> None:
     """With everything on, only smaller batches or images are left."""
     config = changed(tiny_config, precision="bf16", checkpointing=True, micro_batches=4)

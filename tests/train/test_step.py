@@ -285,6 +285,7 @@ def in_parts(config: Config, num: int) -> tuple[Learner, Batch, Config]:
     return learner_for(config), Batch(torch.cat(used), torch.cat(poses), sizes), config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_micro_batch_leaves_nothing_to_the_next(
