@@ -14,9 +14,8 @@ T = TypeVar("T")
 
 NUM_TRIALS = 3
 """Calls before a recording: libraries choose kernels and take workspaces, autograd sets up."""
-
-
 NUM_LAUNCHED = 5
+"""Rounds of the step as it is."""
 
 
 def launched_s(step: Callable[[], object]) -> float:

@@ -171,11 +171,11 @@ def _judge_exact(case: Case, base: Record) -> Finding:
     loss = case.rule.loss(before, after)
     by_seeds = interval == allowed > 0
     reason = "the interval over its seeds" if by_seeds else "the policy's margin"
-    capped = f" ({cut})" if cut and by_seeds else ""
+    aside = cut if by_seeds else ""
     if loss > allowed:
-        text = f"worse by {loss:.4g}; {reason} allows {allowed:.4g}{capped}"
-        return case.finding(Status.WORSE, text)
-    return case.finding(Status.BETTER if loss < -allowed else Status.OK, capped.strip(" ()"))
+        text = f"worse by {loss:.4g}; {reason} allows {allowed:.4g}"
+        return case.finding(Status.WORSE, f"{text} ({aside})" if aside else text)
+    return case.finding(Status.BETTER if loss < -allowed else Status.OK, aside)
 
 
 def usable_interval(value: float, interval: float) -> tuple[float, str]:

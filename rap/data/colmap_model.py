@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rap import geometry
 from rap.camera import Camera
-from rap.data.validate import read_bytes, read_text
+from rap.data.validate import is_number, read_bytes, read_text
 from rap.scene import DataError, Points
 
 # Camera models by their number in binary files: name and number of parameters.
@@ -271,17 +271,9 @@ def _images_from_text(path: Path) -> list[ImageEntry]:
 def _is_image(line: str) -> bool:
     """Whether a line holds a photograph's pose and name, and not 2D points: threes of numbers."""
     words = line.split()
-    if len(words) < 10 or not all(map(_is_number, words[:9])):
+    if len(words) < 10 or not all(map(is_number, words[:9])):
         return False
-    return len(words) % 3 != 0 or not all(map(_is_number, words[9:12]))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+    return len(words) % 3 != 0 or not all(map(is_number, words[9:12]))
 
 
 def _points_from_text(path: Path) -> np.ndarray:

@@ -29,6 +29,15 @@ _FOV_DEG = (2.0, 170.0)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 
 
+def is_number(word: str) -> bool:
+    """Whether a word of a text file stands for a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's content; `DataError` where it is missing or only a Git-LFS pointer to it."""
     if not path.is_file():

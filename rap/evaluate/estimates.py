@@ -17,6 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from rap import geometry
+from rap.data.validate import is_number
 from rap.log import replacing
 from rap.scene import DataError
 
@@ -138,13 +139,13 @@ def _read_file(path: Path, stamped: Sequence[str] | None) -> list[tuple[str, Pos
         return []
     first = filled[0][1]
     named = path.suffix != ".tum" and {words[0] for _, words in filled} <= set(stamped or ())
-    if len(first) == 8 and _is_number(first[0]) and not named:
+    if len(first) == 8 and is_number(first[0]) and not named:
         return [_tum(path, number, words, stamped) for number, words in filled]
     if len(first) == 10 and first[0].isdecimal():
         # Every second line holds 2D points and may be empty, so empty lines count here.
         images = [(number, words) for number, words in rows[::2] if words]
         return [_posed(path, number, words[-1], words[1:8]) for number, words in images]
-    if len(first) >= 8 and (named or not _is_number(first[0])):
+    if len(first) >= 8 and (named or not is_number(first[0])):
         return [_posed(path, number, words[0], words[1:8]) for number, words in filled]
     raise DataError(
         f"{path}: line {filled[0][0]} is '{' '.join(first)[:60]}'; accepted: {ACCEPTED}"
@@ -206,14 +207,6 @@ def _numbers(words: Iterable[str], where: str) -> list[float]:
         return [float(word) for word in words]
     except ValueError as error:
         raise DataError(f"{where}: {error}; accepted: {ACCEPTED}") from error
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _finite(poses: Float64[Tensor, "n 4 4"]) -> list[int]:

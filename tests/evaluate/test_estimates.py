@@ -139,7 +139,7 @@ def test_broken_pose_file_and_missing_file_are_named(tmp_path: Path) -> None:
         read_estimates(tmp_path / "nowhere.txt", NAMES)
 
 
-@pytest.mark.parametrize("name", ["../frame", "/tmp/frame"])
+@pytest.mark.parametrize("name", ["../frame", "/frame"])
 def test_names_do_not_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
     """A scene from elsewhere cannot have files written outside the report."""
     with pytest.raises(DataError, match="must not lead out of"):

@@ -24,8 +24,8 @@ NAMES = [f"step[n={n}]" for n in range(100)]
 
 def report(blocks: list[Block], *, ended: Ended = Ended.DECIDED, note: str = "") -> Report:
     """A comparison of two toy trees."""
-    base = Arm(Path("/tmp/base"), "origin/main", "abc123", "d1")
-    head = Arm(Path("/tmp/head"), "working tree", "abc123+dirty", "d2")
+    base = Arm(Path("base"), "origin/main", "abc123", "d1")
+    head = Arm(Path("head"), "working tree", "abc123+dirty", "d2")
     judged = judge_blocks(blocks, POLICY)
     notes = (note,) if note else ()
     return Report(

@@ -13,7 +13,7 @@ NODE = f"benchmarks/bench_toy.py::{NAME}"
 
 def base(label: str, commit: str = "0123456789ab") -> Source:
     """A base of this name."""
-    return Source(Path("/tmp/somewhere"), label, commit)
+    return Source(Path("somewhere"), label, commit)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def base(label: str, commit: str = "0123456789ab") -> Source:
         ("origin/main", "0123456789ab"),
         ("working tree (dirty)", ""),
         ("folder /srv/export", "/srv/export"),
-        ("folder /tmp/benchmarks-ab-77-x/base-source", "0123456789ab"),
+        ("folder /srv/benchmarks-ab-77-x/base-source", "0123456789ab"),
     ],
 )
 def test_base_is_named_by_what_stays(label: str, word: str) -> None:

@@ -40,6 +40,7 @@ def test_code_is_named_and_not_run(tmp_path: Path) -> None:
         convert_checkpoint(path, CAMERA)
     text = str(caught.value)
     assert text.startswith(f"{path}: not a file of weights: it holds more than tensors and numbers")
+    assert "could run code and is not loaded" in text
     assert "touch" in text or "getattr" in text
     for advice in ("weights_only", "Re-running", "trust"):
         assert advice not in text

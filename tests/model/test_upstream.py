@@ -154,25 +154,6 @@ def test_half_an_unused_end_is_refused(tmp_path: Path) -> None:
         convert_checkpoint(tmp_path / "a.pth", CAMERA)
 
 
-class Payload:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
-    """Only data is read: a file that would call a function is refused."""
-    victim = tmp_path / "victim"
-    torch.save({"a": Payload(victim)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="could run code and is not loaded"):
-        convert_checkpoint(tmp_path / "a.pth", CAMERA)
-    assert not victim.exists()
-
-
 @pytest.mark.parametrize("content", [b"", b"text", pickle.dumps([1, 2]), b"PK\x03\x04half"])
 def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
     """Empty, text, a bare pickle, a torn zip: one error that names the file."""
