@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -47,19 +49,20 @@ def run_process(
     `tell` hears meanwhile which benchmark runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w+", encoding="utf-8", errors="replace") as printed:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+    with log.open("w+", encoding="utf-8", errors="replace") as printed, ExitStack() as stack:
+        with uninterrupted():
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            stack.callback(_stop, process)
         note = ""
         follower = None if tell is None else Follower(printed.fileno(), tell)
         try:
             code = _wait(process, timeout, follower)
         except subprocess.TimeoutExpired:
             code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s ({log})"
-        finally:
-            _stop(process)
+        stack.close()
         printed.seek(0)
         text = printed.read()
     return code, text + note
@@ -107,6 +110,41 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A stop that comes within waits for the end: what is made here is known to who removes it."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in ours:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def passing_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that is gone afterwards, in whichever moment we are stopped.
+
+    `tempfile.TemporaryDirectory` leaves its folder where Ctrl-C comes while it is made or removed.
+    """
+    with ExitStack() as stack:
+        with uninterrupted():
+            folder = Path(tempfile.mkdtemp(prefix=prefix))
+            stack.callback(_remove, folder)
+        yield folder
+
+
+def _remove(folder: Path) -> None:
+    with uninterrupted():
+        shutil.rmtree(folder)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -2,12 +2,18 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness.children import BYTECODE, LOG, run_process, terminable, with_bytecode
+from benchmarks.harness.children import (
+    BYTECODE,
+    LOG,
+    passing_folder,
+    run_process,
+    terminable,
+    with_bytecode,
+)
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.options import handed_over_to
 from benchmarks.harness.progress import Tell
@@ -56,8 +62,8 @@ class Fresh:
     def session(self, selection: Sequence[str], *options: str) -> tuple[Session | None, int, str]:
         """What a fresh process measured of a selection, None if nothing; its exit code; its end."""
         command = [*self.command(selection), *options]
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-            output = Path(folder) / "records.json"
+        with passing_folder("benchmarks-") as folder:
+            output = folder / "records.json"
             code, problem = self._run([*command, *QUIET], output)
             return (read_session(output) if output.exists() else None), code, problem
 

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import assignment, faults
 from benchmarks.harness.assignment import Assignment
-from benchmarks.harness.children import BYTECODE, LOG, run_process, with_bytecode
+from benchmarks.harness.children import BYTECODE, LOG, passing_folder, run_process, with_bytecode
 from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import RECORDS_FILE, handed_over_to
 from benchmarks.harness.progress import Tell
@@ -101,8 +100,8 @@ class Launcher:
         block: int | None = 0,
     ) -> Ran:
         wanted = None if ids is None else tuple(ids)
-        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-            output, told = Path(folder) / "records.json", Path(folder) / "arm.json"
+        with passing_folder("benchmarks-") as folder:
+            output, told = folder / "records.json", folder / "arm.json"
             Assignment(
                 str(self.arm.root), self.arm.digest, wanted, block is not None, block or 0
             ).write(told)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+from benchmarks.harness.children import passing_folder
 from benchmarks.harness.machine import STAMP, commit_of, write_stamp
 from benchmarks.harness.subject import PACKAGE, digest_of
 
@@ -59,11 +60,8 @@ def scratch() -> Iterator[Path]:
         pid = old.name.removeprefix(PREFIX).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    try:
+    with passing_folder(f"{PREFIX}{os.getpid()}-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def working_tree(root: Path) -> Source:

@@ -79,6 +79,54 @@ def test_what_was_ignored_stays_ignored() -> None:
     assert (done.returncode, done.stdout) == (0, "not stopped\ncleaned up\n"), done.stderr
 
 
+STOPPED_WITHIN = """
+import os, shutil, signal, subprocess, sys, tempfile
+from pathlib import Path
+from benchmarks.harness.children import passing_folder, run_process, terminable
+
+module, name = {"made": (tempfile, "mkdtemp"), "removed": (shutil, "rmtree"),
+                "started": (subprocess, "Popen")}[sys.argv[1]]
+number = getattr(signal, sys.argv[2])
+real = getattr(module, name)
+
+def stopped(*given, **named):
+    if name == "rmtree":
+        os.kill(os.getpid(), number)
+    found = real(*given, **named)
+    if name == "Popen":
+        print(found.pid)
+    os.kill(os.getpid(), number)
+    return found
+
+setattr(module, name, stopped)
+tempfile.tempdir = sys.argv[3]
+try:
+    with terminable(), passing_folder("ours-") as folder:
+        log = Path(sys.argv[3]) / "log"
+        if name == "Popen":
+            run_process(["sleep", "60"], folder, os.environ, log)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("moment", ["made", "removed", "started"])
+def test_stop_while_something_is_made_waits_for_it(
+    tmp_path: Path, moment: str, number: str
+) -> None:
+    """A folder or process that was just made has no owner yet, one half removed no longer."""
+    script = AS_AT_A_TERMINAL + STOPPED_WITHIN
+    command = [sys.executable, "-c", script, moment, number, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    *pids, last = done.stdout.split()
+    assert (done.returncode, last) == (0, "interrupted"), done.stderr
+    assert not list(tmp_path.glob("ours-*"))
+    assert [len(pids), *(Path(f"/proc/{pid}").exists() for pid in pids)] == (
+        [1, False] if moment == "started" else [0]
+    )
+
+
 BASE_S_GATE = """
 import pathlib, signal, sys, time
 

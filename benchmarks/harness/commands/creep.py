@@ -1,11 +1,11 @@
 """`python -m benchmarks creep`: what small losses have added up to, in the history of baselines."""
 
 import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 
 from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline
+from benchmarks.harness.children import passing_folder
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.creep import BUDGET, changes, overruns
 from benchmarks.harness.judging import is_required
@@ -100,8 +100,8 @@ def read_version(root: Path, revision: str, path: Path) -> Baseline | None:
     text = ask_git(root, "show", f"{revision}:{path}")
     if text is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        file = Path(folder) / path.name
+    with passing_folder("benchmarks-") as folder:
+        file = folder / path.name
         file.write_text(text, encoding="utf-8")
         try:
             return read_baseline(file, path.parent.name, path.stem)
