@@ -5,7 +5,7 @@ accuracy over the same seeds, memory and counters, and times by the paired rule.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
@@ -151,10 +151,21 @@ def _duplicates(blocks: Sequence[Block]) -> Iterator[Compared]:
         yield Compared(Finding(name, "", Status.DUPLICATE, detail=text))
 
 
-def _lost(evidence: Collection[str], known: Known | None) -> Iterator[Compared]:
-    """What the head has taken out of the suite that both arms run."""
-    had = frozenset() if known is None else known.lost
-    for name in sorted(had - {bare(one) for one in evidence}):
+def _lost(evidence: Mapping[str, Evidence], known: Known | None) -> Iterator[Compared]:
+    """What the head has taken out of the suite that both arms run: benchmarks, or values of them.
+
+    Where a file of the head crashed, which is red by itself, nobody knows what else it holds.
+    """
+    if known is None:
+        return
+    ran = {bare(name) for name in evidence}
+    lost = set(known.lost - ran)
+    crashed = any(record.is_file for found in evidence.values() for record in found.head)
+    lost |= {
+        name for name in known.listed - evidence.keys()
+        if bare(name) not in lost and (bare(name) in ran or not crashed)
+    }  # fmt: skip
+    for name in sorted(lost):
         text = "is in the base's suite; the head's suite, which both arms run, has lost it"
         yield Compared(Finding(name, "", Status.MISSING, detail=text))
 

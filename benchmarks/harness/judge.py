@@ -149,6 +149,12 @@ def changed_benchmarks(base: Path, head: Path) -> list[str]:
     return _changed(old, new)
 
 
+def changes_suite(base: Path, head: Path) -> bool:
+    """Whether a head changes anything that decides which benchmarks are collected."""
+    harness = digest_of(base / HARNESS) != digest_of(head / HARNESS)
+    return harness or bool(changed_benchmarks(base, head) or changed_settings(base, head))
+
+
 def _contents(root: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     paths = {name: root / BENCHMARKS / name for name in names}
     return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}

@@ -1,7 +1,8 @@
 """What a base knows: only a benchmark that it has never heard of may be new.
 
 By the ids of its stored baseline, and by the names in its suite, which are read and not run. A name
-is known whatever its parameters: static text does not tell which values a suite runs.
+is known whatever its parameters: static text does not tell which values a suite runs (`listing`
+asks pytest, where that matters).
 """
 
 import ast
@@ -17,7 +18,7 @@ from benchmarks.harness.trees import TreeError
 
 SUITE_FILES = "bench_*.py"
 PREFIX = "bench_"
-PARTS, LATER = ("ids", "names", "metrics"), ("lost", "unskipped")
+PARTS, LATER = ("ids", "names", "metrics"), ("lost", "unskipped", "listed")
 """Of what is known, in a header; older headers lack the later ones."""
 SKIPS = ("skip", "skipif", "xfail", "importorskip")
 MARKS = ("cuda", "full")
@@ -38,6 +39,8 @@ class Known:
     """Names that were asked for, and that the head's suite has no longer or runs no longer."""
     unskipped: frozenset[str] = frozenset()
     """Names that the head's suite skips, or expects to fail, where the base's does not so."""
+    listed: frozenset[str] = frozenset()
+    """Ids that the base's own suite would run under the same options, where the head changes it."""
 
     def knows(self, benchmark_id: str) -> bool:
         """Whether this benchmark, or one of its name, is the base's."""

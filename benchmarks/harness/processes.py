@@ -58,6 +58,15 @@ def lost(what: str, *ran: Ran) -> ArmError:
     return ArmError(f"{what}\n{ends}", Code.ENVIRONMENT if stopped else Code.COVERAGE)
 
 
+def inherited() -> dict[str, str]:
+    """Our environment as a process in another tree may have it."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    if "PYTHONPATH" in kept:  # relative entries mean the folder in which they were typed
+        paths = [str(Path(path).resolve()) for path in kept["PYTHONPATH"].split(os.pathsep)]
+        kept["PYTHONPATH"] = os.pathsep.join(paths)
+    return kept
+
+
 @dataclass(frozen=True)
 class Launcher:
     """Starts the processes of one arm."""
@@ -133,10 +142,7 @@ class Launcher:
             )
 
     def _environment(self, seed: int, variables: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
-        if "PYTHONPATH" in kept:  # relative entries mean the folder in which they were typed
-            paths = [str(Path(path).resolve()) for path in kept["PYTHONPATH"].split(os.pathsep)]
-            kept["PYTHONPATH"] = os.pathsep.join(paths)
+        kept = inherited()
         if self.faults:
             kept[faults.VARIABLE] = self.faults
         return {

@@ -147,14 +147,20 @@ def launcher_of(
     root: Path, source: Source, arm: Arm, side: Side, options: Options, tell: Tell | None = None
 ) -> Launcher:
     """What starts the processes of one arm: its interpreter, its caches, its faults."""
-    environments, compiled = root / STORE / "environments", root / STORE / "compiled"
-    python = interpreter(source.folder, own_tree(root), environments, on_gpu=options.on_gpu)
+    compiled = root / STORE / "compiled"
     cache = compiled / f"{arm.digest}-{side}"
     cache.mkdir(parents=True, exist_ok=True)
     cache.touch()
     _prune(compiled)
     injected = options.faults if side == "head" else ""
+    python = interpreter_of(root, source, options)
     return Launcher(arm, python, options.selection, cache, injected, tell)
+
+
+def interpreter_of(root: Path, source: Source, options: Options) -> str:
+    """The interpreter with what a tree depends on: this one, unless it asks for something else."""
+    environments = root / STORE / "environments"
+    return interpreter(source.folder, own_tree(root), environments, on_gpu=options.on_gpu)
 
 
 def _prune(folder: Path) -> None:

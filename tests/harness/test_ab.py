@@ -12,6 +12,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import runs, settings
 from benchmarks.harness.blocks import Side
+from benchmarks.harness.commands import ab
+from benchmarks.harness.listing import Listing
 from benchmarks.harness.lock import alone
 from benchmarks.harness.processes import Ran
 from benchmarks.harness.progress import Tell
@@ -22,7 +24,7 @@ from benchmarks.harness.trees import Arm
 from benchmarks.harness.verdict import Code
 from benchmarks.harness.versus import Guard, Processes
 from tests.harness.pairs_toys import ToyProcesses
-from tests.harness.toy_trees import FASTER, ToyTree, make_toy_tree
+from tests.harness.toy_trees import BENCHMARKS, FASTER, ToyTree, make_toy_tree
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Stage:
     """Every arm's tree."""
     tell: Tell = print
     """What its processes tell to."""
+    listing: Listing = field(default_factory=Listing)
+    """What pytest collects of a base whose suite is another one."""
 
     def ab(self, *arguments: str) -> int:
         """The literal command; its exit code."""
@@ -76,6 +80,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         monkeypatch.delenv(name, raising=False)
     stage = Stage(make_toy_tree(tmp_path / "toy", harness=False))
     monkeypatch.setattr(runs, "_launchers", stage.launchers)
+    monkeypatch.setattr(ab, "listed", lambda *_: stage.listing)
     yield stage
     assert not any(root.exists() for root in stage.seen)
     assert [*tmp_path.glob("benchmarks-*")] == []  # the lock's own file stays
@@ -117,6 +122,33 @@ def test_lost_benchmark_is_coverage(stage: Stage, capsys: pytest.CaptureFixture[
     assert stage.ab() == Code.COVERAGE
     assert "more: MISSING" in capsys.readouterr().out
     assert stage.ab("-k", "spin or steady") == 0
+
+
+def test_lost_value_of_a_parameter_is_coverage(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The benchmark itself is there: only the base's own suite, listed, tells that one is gone."""
+    stage.listing = Listing(frozenset({"spin", "steady", "spin[batch_size=64]"}))
+    stage.toy.cost(0.00501)
+    assert stage.ab() == 0  # the suite is the same one: nothing is listed
+    stage.toy.write("benchmarks/bench_toy.py", "# one value less\n" + BENCHMARKS)
+    capsys.readouterr()
+    assert stage.ab() == 12
+    told = "spin[batch_size=64]: MISSING. is in the base's suite; the head's suite, which both"
+    assert told in capsys.readouterr().out
+
+
+def test_base_that_cannot_be_listed_is_told(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A comparison is still one; a reader must know what it cannot see."""
+    stage.listing = Listing(problem="benchmarks/bench_new.py cannot be collected")
+    stage.toy.cost(0.00501)
+    stage.toy.write("pytest.ini", "[pytest]\n")
+    assert stage.ab() == 0
+    printed = capsys.readouterr()
+    assert "the suite of HEAD is another one: listing its benchmarks" in printed.err
+    assert "not known for sure (benchmarks/bench_new.py cannot be collected)" in printed.out
 
 
 def test_faster_working_tree_is_green_and_named(

@@ -100,7 +100,8 @@ def test_file_that_is_no_python_is_one_error(tmp_path: Path, text: str) -> None:
 def test_header_holds_it(tmp_path: Path) -> None:
     """So that blocks alone give the same verdict again."""
     known = Known(
-        frozenset({"a"}), frozenset({"b"}), frozenset({"a time_s"}), frozenset("c"), frozenset("d")
+        frozenset({"a"}), frozenset({"b"}), frozenset({"a time_s"}), frozenset("c"), frozenset("d"),
+        frozenset({"e[n=1]"}),
     )  # fmt: skip
     file = BlockFile(tmp_path / "blocks.jsonl")
     file.start({"known": known.content()})

@@ -73,6 +73,35 @@ def test_metric_that_the_base_arm_alone_lost_is_no_pass() -> None:
     assert judge_blocks(blocks, POLICY).code is Code.COVERAGE
 
 
+@pytest.mark.parametrize(
+    ("listed", "lost"),
+    [
+        ({"step_known[n=3]", "step_fine"}, set()),
+        ({"step_known[n=3]", "step_known[n=4]"}, {"step_known[n=4]"}),
+        ({"step_known"}, {"step_known"}),
+        ({"step_other[n=1]"}, {"step_other[n=1]"}),
+        ({"gone[n=1]", "gone[n=2]"}, {"gone"}),
+    ],
+)
+def test_what_the_base_s_suite_alone_runs_is_missed(listed: set[str], lost: set[str]) -> None:
+    """By its whole id: another value of a parameter is another benchmark. A name is told once."""
+    records = [toy("step_fine", time_s=1.0), toy("step_known[n=3]", time_s=1.0)]
+    gone = frozenset({"gone"} if "gone[n=1]" in listed else set())
+    known = replace(KNOWN, lost=gone, listed=frozenset(listed))
+    found = judge_blocks([block(n, records, records) for n in range(6)], POLICY, known=known)
+    assert found.code is (Code.COVERAGE if lost else Code.PASS)
+    assert {e.finding.id for e in found.red} == lost
+
+
+def test_crashed_file_of_the_head_is_told_once() -> None:
+    """Everything in it is missed, and nobody knows what that is."""
+    fine = toy("step_fine", time_s=1.0)
+    file = replace(toy("bench_b.py", outcome="errored"), node="benchmarks/bench_b.py")
+    known = replace(KNOWN, listed=frozenset({"step_fine", "step_known[n=1]", "step_fine[n=2]"}))
+    found = judge_blocks([block(n, [fine], [fine, file]) for n in range(6)], POLICY, known=known)
+    assert {e.finding.id for e in found.red} == {"bench_b.py", "step_fine[n=2]"}
+
+
 OUTCOMES: tuple[Outcome, ...] = ("passed", "wrong", "errored", "skipped")
 NAMES = ("step_a", "step_b[n=1]", "step_b[n=2]")
 

@@ -3,6 +3,7 @@
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import faults, machine
@@ -10,13 +11,29 @@ from benchmarks.harness.abreport import lines
 from benchmarks.harness.children import terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.bisecting import bisect
-from benchmarks.harness.known import known_of_pair
+from benchmarks.harness.judge import changes_suite
+from benchmarks.harness.known import Known, known_of_pair
+from benchmarks.harness.listing import listed
 from benchmarks.harness.lock import alone
 from benchmarks.harness.pairs import MARGIN
 from benchmarks.harness.report import Line
-from benchmarks.harness.runs import Options, Trees, compare_trees, repeat_command
+from benchmarks.harness.runs import (
+    STORE,
+    Options,
+    Trees,
+    compare_trees,
+    interpreter_of,
+    repeat_command,
+)
 from benchmarks.harness.subject import PACKAGE, digest_of
-from benchmarks.harness.trees import Source, named_tree, patched_tree, scratch, working_tree
+from benchmarks.harness.trees import (
+    Source,
+    compose,
+    named_tree,
+    patched_tree,
+    scratch,
+    working_tree,
+)
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 ANSI = {"red": "31", "green": "32", "yellow": "33"}
@@ -95,7 +112,7 @@ def run(arguments: Namespace) -> int:
         if arguments.bisect:
             good, bad = arguments.bisect
             return bisect(arguments.root, good, bad, options, folder, sys.stdout)
-        trees = _trees(arguments, folder, options.faults)
+        trees = _trees(arguments, folder, options)
         command = repeat_command(_words(arguments), resume=True, faults=options.faults)
         report, kept = compare_trees(
             arguments.root, trees, options, folder, command, sys.stderr
@@ -135,7 +152,7 @@ def _refuse_contradictions(arguments: Namespace) -> None:
         raise UsageError("--bisect needs -k: one benchmark, or a few, that became slower")
 
 
-def _trees(arguments: Namespace, folder: Path, injected: str) -> Trees:
+def _trees(arguments: Namespace, folder: Path, options: Options) -> Trees:
     """The two sources; the head's benchmarks judge both."""
     root: Path = arguments.root
     if arguments.aa or arguments.patch:
@@ -146,16 +163,38 @@ def _trees(arguments: Namespace, folder: Path, injected: str) -> Trees:
     else:
         base = named_tree(root, arguments.base or "HEAD", folder / "named")
         head = working_tree(root)
-    if digest_of(base.folder / PACKAGE) == digest_of(head.folder / PACKAGE) and not injected:
+    same = digest_of(base.folder / PACKAGE) == digest_of(head.folder / PACKAGE)
+    if same and not options.faults:
         raise UsageError(
             f"{head.label} and {base.label} have the same {PACKAGE}/: there is nothing to compare; "
             "name another BASE (HEAD~1, origin/main), or measure the noise with --aa"
         )
-    known = known_of_pair(
-        base.folder, head.folder, arguments.keyword or "", full=arguments.full
-    )  # fmt: skip
-    notes = (f"both arms run the benchmarks of {head.label}",)
+    known, unlisted = _known(arguments, base, head, options, folder)
+    notes = (f"both arms run the benchmarks of {head.label}", *unlisted)
     return Trees(base, head, head.folder, notes, known=known)
+
+
+def _known(
+    arguments: Namespace, base: Source, head: Source, options: Options, folder: Path
+) -> tuple[Known, tuple[str, ...]]:
+    """What the base's suite has, and a note where not all of it can be known.
+
+    Where the head changes what may be collected, the base's own suite is: files alone do not tell
+    which values of a parameter are gone.
+    """
+    known = known_of_pair(base.folder, head.folder, options.keyword, full=arguments.full)
+    if not changes_suite(base.folder, head.folder):
+        return known, ()
+    sys.stderr.write(f"the suite of {base.label} is another one: listing its benchmarks\n")
+    root: Path = arguments.root
+    python = interpreter_of(root, base, options)
+    arm = compose(base, base.folder, folder / "listed")
+    found = listed(arm.root, python, options.selection, root / STORE, folder / "listing")
+    told = (
+        f"what the suite of {base.label} has is not known for sure ({found.problem}): a benchmark "
+        "or a value of a parameter that the head has taken out may be missed by nobody"
+    )
+    return replace(known, listed=found.ids), (told,) if found.problem else ()
 
 
 def _tree(root: Path, name: str | None, folder: Path) -> Source:
