@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.commands import UsageError, table
+from benchmarks.harness.commit import StampError
 from benchmarks.harness.environments import SetupError
 from benchmarks.harness.policy import PolicyError
 from benchmarks.harness.processes import ArmError
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
         return Code.USAGE if leave.code else Code.PASS
     try:
         return arguments.run(arguments)
-    except (UsageError, RecordError, PolicyError, TreeError, ArmError) as error:
+    except (UsageError, RecordError, PolicyError, TreeError, StampError, ArmError) as error:
         sys.stderr.write(f"python -m benchmarks {arguments.command}: {error}\n")
         return error.code if isinstance(error, ArmError) else Code.USAGE
     except SetupError as error:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.canary import Canaries
+from benchmarks.harness.commit import DIRTY
 from benchmarks.harness.gpu import Gpu, Sample, held_back, why_invalid
 from benchmarks.harness.machine import Machine, num_cores
 from benchmarks.harness.memory import CLEAR_REFS
@@ -49,13 +50,14 @@ def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
             yield Finding("ok", f"{name} {found}")
 
 
-def code(commit: str) -> Finding:
-    """Whether the numbers could be traced back to a commit."""
+def code(commit: str, edits: Sequence[str] = ()) -> Finding:
+    """Whether the numbers could be traced back to a commit; `edits` of an export are named."""
     if commit == "unknown":
         text = "the commit is not known, so no baseline can be accepted: set BENCHMARK_COMMIT"
         return Finding("warning", text)
-    if commit.endswith("+dirty"):
-        return Finding("warning", f"commit {commit}: no baseline can be accepted from it")
+    if commit.endswith(DIRTY):
+        where = f" (edited since its export: {', '.join(edits)})" if edits else ""
+        return Finding("warning", f"commit {commit}{where}: no baseline can be accepted from it")
     return Finding("ok", f"commit {commit}")
 
 

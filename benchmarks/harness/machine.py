@@ -3,19 +3,13 @@
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.harness.gpu import FAMILY, Gpu, listed_processes, load_nvml
-from benchmarks.harness.subject import PACKAGE, digest_of
 
-STAMP = ".commit"
-"""In an exported tree, which has no history: the commit that it came from, and what it held."""
-DIRTY = "+dirty"
-"""After the commit of a tree whose code is not that commit's."""
 PACKAGES = ("torch", "numpy", "triton", "gsplat", "fused-ssim", "pytest-benchmark")
 
 
@@ -155,47 +149,3 @@ def container_runtime(root: Path = Path("/")) -> str:
     if (root / "run/.containerenv").exists():
         return "podman"
     return "docker" if (root / ".dockerenv").exists() else "none"
-
-
-def commit_of(root: Path, given: str | None = None) -> str:
-    """The commit of a tree, `+dirty` where its code is another.
-
-    Git says it where there is a history, else the stamp that `python -m benchmarks export` writes
-    with the package's digest. Only a tree with neither is believed what `given`, or
-    BENCHMARK_COMMIT, says of it: it cannot be checked.
-    """
-    commit = _from_history(root)
-    if commit is not None:
-        return commit
-    stamp = root / STAMP
-    claimed, digest, *_ = [*(stamp.read_text("utf-8").split() if stamp.is_file() else ()), "", ""]
-    if claimed and digest:
-        same = digest == digest_of(root / PACKAGE) or claimed.endswith(DIRTY)
-        return claimed if same else f"{claimed}{DIRTY}"
-    given = os.environ.get("BENCHMARK_COMMIT") if given is None else given
-    return given or claimed or "unknown"
-
-
-def write_stamp(folder: Path, commit: str) -> None:
-    """Say of which commit a tree without history is, and what its package was then."""
-    text = f"{commit} {digest_of(folder / PACKAGE)}\n"
-    (folder / STAMP).write_text(text, encoding="utf-8")
-
-
-def _from_history(root: Path) -> str | None:
-    """What git says of a tree; None where it has no history, or lies untracked in another's."""
-    try:
-        if not (root / ".git").exists() and not _git(root, "ls-files", "--", PACKAGE):
-            return None
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-        # A new module is measured, too, long before it is added.
-        changed += _git(root, "status", "--porcelain", "--", PACKAGE)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}{DIRTY}" if changed else commit
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.harness import assignment, faults, machine, options, progress, report
 from benchmarks.harness.assignment import Assignment, ForeignPackageError
+from benchmarks.harness.commit import StampError
 from benchmarks.harness.counting import CountingError
 from benchmarks.harness.judging import judge_run, report_to_junit
 from benchmarks.harness.measure import Measure
@@ -72,7 +73,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 f"{error}\nThe baseline cannot be used: delete it, and record a new one with "
                 "pytest benchmarks --benchmark-record"
             ) from error
-        except (PolicyError, CountingError) as error:
+        except (PolicyError, CountingError, StampError) as error:
             raise pytest.UsageError(str(error)) from error
 
 

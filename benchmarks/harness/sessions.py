@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.baseline import Baseline, Noise
+from benchmarks.harness.commit import DIRTY
 from benchmarks.harness.counting import KINDS, NOT_COUNTED
 from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
 from benchmarks.harness.statistics import median
@@ -73,7 +74,7 @@ def _unusable(sessions: Sequence[Session]) -> Iterator[str]:
     for session in sessions:
         if session.faults:
             yield f"faults were injected: {session.faults}"
-        if session.commit.endswith("+dirty"):
+        if session.commit.endswith(DIRTY):
             yield f"measured a tree with changes that are in no commit: {session.commit}"
         if session.commit in ("", "unknown"):
             yield "the commit is not known: set BENCHMARK_COMMIT where there is no git history"

@@ -31,10 +31,16 @@ def measured_subject(package: str = PACKAGE) -> Subject | None:
 
 
 @cache
-def digest_of(folder: Path) -> str:
-    """SHA-256 over names and contents of a package's sources; compiled files are left out."""
+def digest_of(folder: Path, without: str = "") -> str:
+    """SHA-256 over names and contents of a folder's sources; compiled files are left out.
+
+    So is everything in its subfolder `without`.
+    """
     found = hashlib.sha256()
+    left_out = folder / without if without else None
     for path in sorted(folder.rglob("*")):
+        if left_out is not None and path.is_relative_to(left_out):
+            continue
         if path.suffix in SOURCES and path.is_file():
             name = path.relative_to(folder).as_posix()
             content = path.read_bytes()

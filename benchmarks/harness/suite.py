@@ -19,12 +19,13 @@ from benchmarks.harness.baseline import (
 )
 from benchmarks.harness.canary import Canaries
 from benchmarks.harness.ceiling import measure_ceilings
+from benchmarks.harness.commit import commit_of
 from benchmarks.harness.counting import CallCounter, CountingError, cuda_counter
 from benchmarks.harness.environments import SetupError
 from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.lock import claim
-from benchmarks.harness.machine import Machine, commit_of, slug, this_machine
+from benchmarks.harness.machine import Machine, slug, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch, forget_what_is_loaded
 from benchmarks.harness.options import Wanted

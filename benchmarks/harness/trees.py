@@ -16,15 +16,19 @@ from io import BytesIO
 from pathlib import Path
 
 from benchmarks.harness.children import passing_folder
-from benchmarks.harness.machine import STAMP, commit_of, write_stamp
+from benchmarks.harness.commit import (
+    BASELINES,
+    DIRTY,
+    JUDGED,
+    STAMP,
+    commit_of,
+    edited,
+    write_stamp,
+)
 from benchmarks.harness.subject import PACKAGE, digest_of
 
-JUDGED = ("benchmarks", "conftest.py", "pyproject.toml")
-"""What the judge brings; the package is the arm's."""
 PREFIX = "benchmarks-ab-"
 SKIPPED = ("__pycache__", "*.pyc", ".benchmarks")
-BASELINES = "baselines"
-"""Stored numbers are no business of an arm, which only measures."""
 
 
 class TreeError(ValueError):
@@ -39,6 +43,12 @@ class Source:
     label: str
     """For people: `working tree (dirty)`, `origin/main`."""
     commit: str
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """A note where it is an export that was edited, and where."""
+        parts = edited(self.folder)
+        return (f"{self.label}: edited since its export: {', '.join(parts)}",) if parts else ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def working_tree(root: Path) -> Source:
     """The checkout as it is on disk, dirty or not."""
     _require_package(root, "the working tree")
     commit = commit_of(root)
-    return Source(root, f"working tree{' (dirty)' if commit.endswith('+dirty') else ''}", commit)
+    return Source(root, f"working tree{' (dirty)' if commit.endswith(DIRTY) else ''}", commit)
 
 
 def named_tree(root: Path, name: str, folder: Path) -> Source:

@@ -192,21 +192,26 @@ def test_export_never_mixes_trees(stage: Stage, tmp_path: Path) -> None:
     stage.toy.cost(0.007)
     assert main(["export", str(tmp_path / "b")], stage.toy.root) == 0
     assert "0.007" in (tmp_path / "b" / "rap" / "__init__.py").read_text(encoding="utf-8")
-    commit, digest = (tmp_path / "b" / ".commit").read_text(encoding="utf-8").split()
+    commit, digest, *_ = (tmp_path / "b" / ".commit").read_text(encoding="utf-8").split()
     assert commit.endswith("+dirty")
     assert digest == digest_of(tmp_path / "b" / "rap")
 
 
-def test_edited_export_is_named_dirty(stage: Stage, tmp_path: Path) -> None:
-    """Its code is in no commit, whatever its stamp says."""
+def test_edited_export_is_named_dirty(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its code is in no commit, whatever its stamp says; a note tells what was edited."""
     export = tmp_path / "export"
     assert main(["export", str(export), "HEAD"], stage.toy.root) == 0
-    (export / "rap" / "more.py").write_text("A = 1\n", encoding="utf-8")
+    for name in ("rap/more.py", "benchmarks/bench_toy.py"):
+        (export / name).write_text("A = 1\n", encoding="utf-8")
     digest_of.cache_clear()
     assert stage.ab(str(export)) == 0
     base = stage.result()["base"]
     assert isinstance(base, dict)
     assert str(base["commit"]).endswith("+dirty")
+    told = f"folder {export}: edited since its export: rap, benchmarks"
+    assert told in capsys.readouterr().out
 
 
 def test_placebo_is_green(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,13 @@ def test_neighbour_on_the_gpu_is_unfit(toy_machine: Machine) -> None:
     assert levels(*fitness.gpu(board, watched, [calm, hot])) == ["unfit", "warning", "ok"]
 
 
+def test_edited_export_is_a_doubt() -> None:
+    """It says what was edited: nobody remembers."""
+    clean, dirty = fitness.code("abc"), fitness.code("abc+dirty", ("benchmarks", "conftest.py"))
+    assert levels(clean, dirty) == ["ok", "warning"]
+    assert "edited since its export: benchmarks, conftest.py" in dirty.text
+
+
 @pytest.mark.parametrize(
     ("ci", "code"),
     [("", Code.PASS), ("false", Code.PASS), ("true", Code.ENVIRONMENT), ("1", Code.ENVIRONMENT)],

@@ -25,17 +25,13 @@ from benchmarks.harness.gpu import (
 )
 from benchmarks.harness.machine import (
     Machine,
-    commit_of,
     container_runtime,
     num_cores,
     resolve_device,
     slug,
     this_machine,
-    write_stamp,
 )
 from benchmarks.harness.memory import STEADY, MemoryWatch, read_status, set_heap
-from benchmarks.harness.subject import digest_of
-from tests.harness.toy_trees import make_toy_tree
 
 
 class NVMLError(Exception):
@@ -212,43 +208,6 @@ def test_container_runtime(tmp_path: Path, files: dict[str, str], expected: str)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert container_runtime(tmp_path) == expected
-
-
-def test_commit_is_git_s_or_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exported tree has no history: then the caller says what it is."""
-    monkeypatch.delenv("BENCHMARK_COMMIT", raising=False)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit_of(tmp_path) == "unknown"
-    monkeypatch.setenv("BENCHMARK_COMMIT", "abc123")
-    assert commit_of(tmp_path) == "abc123"
-
-
-def test_history_outranks_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a leftover BENCHMARK_COMMIT would give a dirty tree a clean name."""
-    toy = make_toy_tree(tmp_path, harness=False)
-    monkeypatch.setenv("BENCHMARK_COMMIT", "abc123")
-    commit = toy.git("rev-parse", "--short=12", "HEAD")
-    assert commit_of(tmp_path) == commit
-    toy.cost(0.009)
-    assert commit_of(tmp_path) == f"{commit}+dirty"
-
-
-@pytest.mark.parametrize("variable", ["", "abc123"])
-def test_edited_export_is_dirty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    """Its stamp holds the digest of the package as it was exported, and outranks the variable."""
-    monkeypatch.setenv("BENCHMARK_COMMIT", variable)
-    (tmp_path / "rap").mkdir()
-    source = tmp_path / "rap" / "__init__.py"
-    source.write_text("A = 1\n", encoding="utf-8")
-    write_stamp(tmp_path, "0123456789ab")
-    assert commit_of(tmp_path) == "0123456789ab"
-    source.write_text("A = 2\n", encoding="utf-8")
-    digest_of.cache_clear()
-    assert commit_of(tmp_path) == "0123456789ab+dirty"
-    write_stamp(tmp_path, "0123456789ab+dirty")
-    assert commit_of(tmp_path) == "0123456789ab+dirty"
 
 
 @pytest.fixture

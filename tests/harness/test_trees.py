@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.machine import STAMP
+from benchmarks.harness.commit import STAMP, write_stamp
 from benchmarks.harness.subject import digest_of
 from benchmarks.harness.trees import (
     PREFIX,
@@ -41,11 +41,12 @@ def test_commit_is_extracted_whatever_the_working_tree_holds(toy: ToyTree, tmp_p
 
 
 def test_new_module_makes_the_tree_dirty(toy: ToyTree) -> None:
-    """It is measured, too, although git does not track it yet; other new files change nothing."""
-    toy.write("notes.txt", "")
-    assert not working_tree(toy.root).commit.endswith("+dirty")
-    toy.write("rap/more.py", "")
-    assert working_tree(toy.root).commit.endswith("+dirty")
+    """Or a benchmark: measured, too, though git does not track it yet; others change nothing."""
+    for name, dirty in (("notes.txt", False), ("benchmarks/baselines/key/room.json", False),
+                        ("rap/more.py", True), ("benchmarks/bench_more.py", True)):  # fmt: skip
+        toy.write(name, "")
+        assert working_tree(toy.root).commit.endswith("+dirty") is dirty
+        (toy.root / name).unlink()
 
 
 def test_arm_has_its_own_package_and_the_judges_benchmarks(toy: ToyTree, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_exported_folder_says_its_commit_by_a_stamp(toy: ToyTree, tmp_path: Path
     export = toy.root / "export"
     export.mkdir()
     (toy.root / "rap").rename(export / "rap")
-    (export / STAMP).write_text("0123456789ab\n", encoding="utf-8")
+    write_stamp(export, "0123456789ab")
     source = named_tree(tmp_path, str(export), tmp_path / "out")
     assert (source.folder, source.commit) == (export, "0123456789ab")
     (export / STAMP).unlink()

@@ -170,7 +170,7 @@ def _trees(arguments: Namespace, folder: Path, options: Options) -> Trees:
             "name another BASE (HEAD~1, origin/main), or measure the noise with --aa"
         )
     known, unlisted = _known(arguments, base, head, options, folder)
-    notes = (f"both arms run the benchmarks of {head.label}", *unlisted)
+    notes = (f"both arms run the benchmarks of {head.label}", *base.edits, *head.edits, *unlisted)
     return Trees(base, head, head.folder, notes, known=known)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from benchmarks.harness import fitness
 from benchmarks.harness.baseline import locate, read_baseline
 from benchmarks.harness.commands import Subparsers
+from benchmarks.harness.commit import commit_of, edited
 from benchmarks.harness.fitness import Finding
 from benchmarks.harness.gpu import Sample
 from benchmarks.harness.judging import is_required
-from benchmarks.harness.machine import commit_of, resolve_device, slug, this_machine
+from benchmarks.harness.machine import resolve_device, slug, this_machine
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.verdict import Code
@@ -48,7 +49,7 @@ def examine(arguments: Namespace) -> Iterator[Finding]:
     yield from fitness.packages()
     policy = read_policy(root / POLICY)
     yield Finding("ok", f"{POLICY}: {len(policy.entries)} entries, {len(policy.metrics)} metrics")
-    yield fitness.code(commit_of(root))
+    yield fitness.code(commit_of(root), edited(root))
     suite = slug(Path(arguments.scene).name)
     path = locate(root, machine.key, suite, arguments.baseline_dir)
     yield fitness.baseline(read_baseline(path, machine.key, suite), path, is_required())

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from benchmarks.harness.commands import Subparsers, UsageError
-from benchmarks.harness.machine import commit_of, write_stamp
+from benchmarks.harness.commit import commit_of, write_stamp
 from benchmarks.harness.trees import ask_git, copy_tree, extract
 
 

@@ -150,7 +150,7 @@ class Gate:
         name = f"{'the base' if committed else 'this machine'}'s {path.parent.name}/{path.name}"
         against = f"screened against {name}" if baseline else f"no baseline: {name} is not there"
         paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
-        notes = (f"{against}: {paired}",)
+        notes = (f"{against}: {paired}", *self.base.edits, *self.head.edits)
         if not found.ids or baseline is None:
             judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated), session)
             if self.options.faults:
