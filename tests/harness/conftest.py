@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import clock, faults, lock
+from benchmarks.harness import clock, faults, lock, runs
+from benchmarks.harness.commands import ab
 from benchmarks.harness.machine import Machine, this_machine
 from benchmarks.harness.memory import STEADY, set_heap
 from benchmarks.harness.record import Session, write_session
 from benchmarks.harness.sessions import session_path
+from tests.harness.ab_stage import Stage
 from tests.harness.baseline_toys import DAY, Command, Keep
+from tests.harness.toy_trees import make_toy_tree
 
 
 @dataclass
@@ -93,3 +96,17 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
         return code, printed.out + printed.err
 
     return command
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Nothing compared yet; whatever happens, no tree is left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    stage = Stage(make_toy_tree(tmp_path / "toy", harness=False))
+    monkeypatch.setattr(runs, "_launchers", stage.launchers)
+    monkeypatch.setattr(ab, "listed", lambda *_: stage.listing)
+    yield stage
+    assert not any(root.exists() for root in stage.seen)
+    assert [*tmp_path.glob("benchmarks-*")] == []  # the lock's own file stays

@@ -1,89 +1,16 @@
 """`python -m benchmarks ab` over a toy repository, its processes played: codes, files, messages."""
 
-import json
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import runs, settings
-from benchmarks.harness.blocks import Side
-from benchmarks.harness.commands import ab
 from benchmarks.harness.listing import Listing
 from benchmarks.harness.lock import alone
-from benchmarks.harness.processes import Ran
-from benchmarks.harness.progress import Tell
-from benchmarks.harness.record import Session
-from benchmarks.harness.runs import Options, Trees
 from benchmarks.harness.subject import digest_of
-from benchmarks.harness.trees import Arm
 from benchmarks.harness.verdict import Code
-from benchmarks.harness.versus import Guard, Processes
-from tests.harness.pairs_toys import ToyProcesses
-from tests.harness.toy_trees import BENCHMARKS, FASTER, ToyTree, make_toy_tree
-
-
-@dataclass
-class Stage:
-    """A toy repository, and toy processes that take as long as their arm's package says."""
-
-    toy: ToyTree
-    noise: float = 0.001
-    spoil: Callable[[int, Session], Ran] | None = None
-    log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
-    seen: list[Path] = field(default_factory=list)
-    """Every arm's tree."""
-    tell: Tell = print
-    """What its processes tell to."""
-    listing: Listing = field(default_factory=Listing)
-    """What pytest collects of a base whose suite is another one."""
-
-    def ab(self, *arguments: str) -> int:
-        """The literal command; its exit code."""
-        return main(["ab", "--device", "cpu", *arguments], self.toy.root)
-
-    def launchers(
-        self, _root: Path, _trees: Trees, arms: dict[str, Arm], options: Options, tell: Tell
-    ) -> dict[Side, Processes]:
-        """Stands in for the real processes."""
-        self.tell = tell
-        chance = random.Random(3)
-        played: dict[Side, Processes] = {}
-        for side in ("base", "head"):
-            root = arms[side].root
-            self.seen.append(root)
-            text = (root / "rap" / "__init__.py").read_text(encoding="utf-8")
-            cost = float(text.split()[2]) * (1.3 if options.faults and side == "head" else 1.0)
-            spoil = self.spoil if side == "head" else None
-            times = {"spin": cost, "steady": 0.01}
-            played[side] = ToyProcesses(times, self.noise, chance, self.log, side, spoil)
-        return played
-
-    def runs(self) -> list[Path]:
-        """The folders that hold records."""
-        return sorted((self.toy.root / ".benchmarks" / "ab").glob("*"))
-
-    def result(self) -> dict[str, object]:
-        """The newest JSON."""
-        return json.loads((self.runs()[-1] / "result.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Nothing compared yet; whatever happens, no tree is left behind."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT"):
-        monkeypatch.delenv(name, raising=False)
-    stage = Stage(make_toy_tree(tmp_path / "toy", harness=False))
-    monkeypatch.setattr(runs, "_launchers", stage.launchers)
-    monkeypatch.setattr(ab, "listed", lambda *_: stage.listing)
-    yield stage
-    assert not any(root.exists() for root in stage.seen)
-    assert [*tmp_path.glob("benchmarks-*")] == []  # the lock's own file stays
+from tests.harness.ab_stage import Stage
+from tests.harness.toy_trees import BENCHMARKS, FASTER
 
 
 def test_slower_working_tree_is_red(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,101 +201,6 @@ def test_bad_arguments_are_usage(stage: Stage, arguments: tuple[str, ...]) -> No
     """Exit code 4 before anything is measured."""
     assert stage.ab(*arguments) == 4
     assert stage.log == []
-
-
-def test_budget_that_is_spent_is_inconclusive(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The hint how to go on is a command that does."""
-    stage.noise = 0.2
-    assert stage.ab("--aa", "--budget", "0") == 10
-    assert "python -m benchmarks ab --aa --device cpu --resume" in capsys.readouterr().out
-    assert stage.ab("--aa", "--resume") in (0, 10)
-    assert len(stage.runs()) == 1
-
-
-def test_budget_that_ends_in_the_first_block_says_so(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As a benchmark begins: inconclusive, with what to do, and a run that can be resumed."""
-    monkeypatch.setattr(runs, "Guard", lambda tell, blocks, _: Guard(tell, blocks, -1.0))
-
-    def begin(_number: int, found: Session) -> Ran:
-        stage.tell("1.0 s: spin")
-        return Ran(found, 0, "")
-
-    stage.spoil = begin
-    stage.noise = 0.2
-    assert stage.ab("--aa", "--budget", "90s") == 10
-    printed = capsys.readouterr().out
-    told = "a budget of 90 s does not hold the first block: it was spent at 1.0 s: spin"
-    assert f"{told}; it needs a longer --budget, or fewer benchmarks (-k)" in printed
-    assert "ab --aa --device cpu --resume" in printed
-    assert stage.result()["num_blocks"] == 0
-    stage.spoil = None
-    assert stage.ab("--aa", "--resume") in (0, 10)
-    assert len(stage.runs()) == 1
-
-
-def test_interrupt_keeps_records_and_resume_goes_on(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 2 as pytest's; trees are gone, finished blocks are not, and none is taken twice."""
-
-    def interrupt(number: int, found: Session) -> Ran:
-        if number == 3:
-            raise KeyboardInterrupt
-        return Ran(found, 0, "")
-
-    stage.toy.cost(0.0055)
-    stage.spoil = interrupt
-    assert stage.ab() == 2
-    assert not any(root.exists() for root in stage.seen)
-    assert "interrupted" in capsys.readouterr().out
-    assert stage.result()["num_blocks"] == 2
-    stage.spoil = None
-    stage.log.clear()
-    assert stage.ab("--resume") == 1
-    assert len(stage.runs()) == 1
-    assert (stage.result()["num_blocks"], len(stage.log)) == (14, 24)
-
-
-def test_resume_refuses_other_trees(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """Blocks of code that has changed since are not mixed with new ones."""
-    stage.toy.cost(0.0055)
-    stage.ab("--budget", "0")
-    stage.toy.cost(0.0056)
-    assert stage.ab("--resume") == 4
-    assert "has changed since" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["conftest.py", "pyproject.toml", "pytest.ini"])
-def test_resume_refuses_other_settings(
-    stage: Stage, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    """They decide what runs and what is installed beneath; other tools' settings do not."""
-    project = stage.toy.root / "pyproject.toml"
-    text = project.read_text(encoding="utf-8")
-    stage.toy.cost(0.0055)
-    stage.ab("--budget", "0")
-    stage.toy.write("pyproject.toml", text.replace("line-length = 100", "line-length = 99"))
-    assert stage.ab("--resume", "--budget", "0") == 10
-    old = text.replace('"torch>=2.11"', '"torch>=2.12"') if name == project.name else "# changed\n"
-    stage.toy.write(name, old)
-    assert stage.ab("--resume", "--budget", "0") == 4
-    assert "has changed since" in capsys.readouterr().err
-
-
-def test_resume_refuses_other_packages(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Half of the blocks under another torch would be a comparison of that."""
-    stage.toy.cost(0.0055)
-    stage.ab("--budget", "0")
-    mine = [SimpleNamespace(metadata={"Name": "torch"}, version="9.9")]
-    monkeypatch.setattr(settings, "distributions", lambda: mine)
-    assert stage.ab("--resume") == 4
-    assert "installed packages" in capsys.readouterr().err
 
 
 def test_metric_may_be_one_that_the_policy_does_not_rule(stage: Stage) -> None:
