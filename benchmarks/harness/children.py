@@ -1,6 +1,7 @@
 """Processes that we start: nothing of them outlives us, however we are stopped."""
 
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +17,7 @@ from benchmarks.harness.progress import Follower, Tell
 from benchmarks.harness.verdict import Code
 
 TIMEOUT_S = 1800.0
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.2
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 BYTECODE = "pycache"
 LOG = "process.log"
@@ -49,39 +50,54 @@ def run_process(
     `tell` hears meanwhile which benchmark runs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w+", encoding="utf-8", errors="replace") as printed, ExitStack() as stack:
-        with uninterrupted():
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-            stack.callback(_stop, process)
+    with log.open("w+", encoding="utf-8", errors="replace") as printed, uninterrupted() as stops:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         note = ""
         follower = None if tell is None else Follower(printed.fileno(), tell)
         try:
-            code = _wait(process, timeout, follower)
+            code = _wait(process, timeout, stops, follower)
         except subprocess.TimeoutExpired:
             code, note = int(Code.ENVIRONMENT), f"\nstopped after {timeout:.0f} s ({log})"
-        stack.close()
+        finally:
+            _stop(process)
         printed.seek(0)
         text = printed.read()
     return code, text + note
 
 
-def _wait(process: "subprocess.Popen[bytes]", timeout: float, follower: Follower | None) -> int:
-    """Its exit code; TimeoutExpired where it takes longer."""
-    if follower is None:
-        return process.wait(timeout)
+def run_apart(command: Sequence[str], folder: Path) -> int:
+    """Run to the end in a session of its own; its exit code.
+
+    A terminal's Ctrl-C does not reach it there: it is told once, by us, and removes what it made.
+    """
+    with uninterrupted() as stops:
+        process = subprocess.Popen(command, cwd=folder, start_new_session=True)
+        try:
+            return _wait(process, math.inf, stops)
+        except subprocess.TimeoutExpired:  # we are stopped
+            process.terminate()
+            return process.wait()
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]", timeout: float, stops: Sequence[int],
+    follower: Follower | None = None,
+) -> int:  # fmt: skip
+    """Its exit code; TimeoutExpired where it takes longer, or where a stop came."""
     end = time.monotonic() + timeout
     while True:
         left = end - time.monotonic()
         try:
             return process.wait(max(0.0, min(LOOK_EVERY_S, left)))
         except subprocess.TimeoutExpired:
-            if left <= 0:
+            if left <= 0 or stops:
                 raise
         finally:
-            follower.look()
+            if follower is not None:
+                follower.look()
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -113,15 +129,19 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """A stop that comes within waits for the end: what is made here is known to who removes it."""
+def uninterrupted() -> Iterator[Sequence[int]]:
+    """A stop that comes within waits for the end; gives the stops that have come so far.
+
+    What is made within is known to who removes it, and what is waited for is waited for in turns:
+    an exception out of nowhere would leave the locks of `subprocess` held, too.
+    """
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ours = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     for number in ours:
         signal.signal(number, lambda number, _frame: came.append(number))
     try:
-        yield
+        yield came
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
@@ -135,16 +155,25 @@ def passing_folder(prefix: str) -> Iterator[Path]:
 
     `tempfile.TemporaryDirectory` leaves its folder where Ctrl-C comes while it is made or removed.
     """
-    with ExitStack() as stack:
-        with uninterrupted():
-            folder = Path(tempfile.mkdtemp(prefix=prefix))
-            stack.callback(_remove, folder)
-        yield folder
+    with terminable():
+        folder = None
+        try:
+            with uninterrupted():
+                folder = Path(tempfile.mkdtemp(prefix=prefix))
+            yield folder
+        finally:
+            if folder is not None:
+                try:
+                    _remove(folder)
+                except KeyboardInterrupt:  # the one stop that is heard: it came before the removal
+                    _remove(folder)
+                    raise
 
 
 def _remove(folder: Path) -> None:
     with uninterrupted():
-        shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -127,6 +127,72 @@ def test_stop_while_something_is_made_waits_for_it(
     )
 
 
+EVERY_MOMENT = """
+import os, subprocess, sys, tempfile
+from pathlib import Path
+from benchmarks.harness.children import passing_folder, run_apart, run_process, terminable
+
+home, kind = Path(sys.argv[1]), sys.argv[2]
+tempfile.tempdir = str(home)
+processes = []
+
+class Process(subprocess.Popen):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        processes.append(self)
+
+subprocess.Popen = Process
+
+def work():
+    with terminable():
+        if kind == "folder":
+            with passing_folder("ours-") as folder:
+                (folder / "file").touch()
+        elif kind == "process":
+            run_process(["true"], home, os.environ, home / "log")
+        else:
+            run_apart(["true"], home)
+
+def stop_at(wanted):
+    # Python looks for signals where a function begins, and where one written in C has returned.
+    def look(_frame, event, _argument):
+        nonlocal wanted
+        if event in ("call", "c_return"):
+            wanted -= 1
+            if wanted == 0:
+                signal.raise_signal(signal.SIGINT)
+    return look
+
+moment = stopped = 0
+while moment == stopped:
+    moment += 1
+    sys.setprofile(stop_at(moment))
+    try:
+        work()
+    except KeyboardInterrupt:
+        stopped += 1
+    finally:
+        sys.setprofile(None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert not [*home.glob("ours-*")], f"moment {moment}"
+    assert all(process.returncode is not None for process in processes), f"moment {moment}"
+print(stopped)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "process", "process apart"])
+def test_stop_in_any_moment_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    """Wherever Python looks for signals: nothing is left, and nothing waits for ever."""
+    script = AS_AT_A_TERMINAL + EVERY_MOMENT
+    command = [sys.executable, "-c", script, str(tmp_path), kind]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
 BASE_S_GATE = """
 import pathlib, signal, sys, time
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import runs
+from benchmarks.harness import children, runs
 from benchmarks.harness.baseline import COMMITTED, Baseline, write_baseline
 from benchmarks.harness.blocks import Side
 from benchmarks.harness.calibration import Calibrated, Calibration, write_calibration
@@ -290,14 +291,12 @@ def test_base_with_another_harness_judges_itself(
             assert (cwd / "benchmarks/harness/commands/gate.py").exists()
             assert not (cwd / "benchmarks/harness/rules.py").exists()
 
-        def wait(self) -> int:
+        def wait(self, _timeout: float) -> int:
             """It ended."""
             return 10
 
-        def terminate(self) -> None:
-            """Too late."""
-
-    monkeypatch.setattr(gate, "subprocess", SimpleNamespace(Popen=Process))
+    stand_in = SimpleNamespace(Popen=Process, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(children, "subprocess", stand_in)
     arguments = ["gate", "--base", "base", "--device", "cpu", "-k", "spin", "--budget", "3m"]
     assert main(arguments, stage.toy.root) == 10
     ((command, cwd),) = started

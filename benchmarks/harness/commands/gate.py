@@ -4,7 +4,6 @@ Policy, baselines and harness are the base's, so that a change cannot loosen its
 base's harness is another one, that one takes over.
 """
 
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -15,7 +14,7 @@ from benchmarks.harness.abreport import Report, lines
 from benchmarks.harness.again import base_word
 from benchmarks.harness.baseline import COMMITTED, LOCAL, Baseline, locate, read_baseline
 from benchmarks.harness.calibration import read_calibration
-from benchmarks.harness.children import terminable
+from benchmarks.harness.children import run_apart, terminable
 from benchmarks.harness.commands import Subparsers, UsageError
 from benchmarks.harness.commands.ab import (
     add_selection,
@@ -115,13 +114,7 @@ def _let_base_judge(base: Source, head: Path, arguments: Namespace) -> int:
         "--budget", f"{arguments.budget:.0f}s", *selection_words(arguments),
     ]  # fmt: skip
     sys.stderr.write(f"judged by the harness of {base.label} ({base.commit})\n")
-    # away from our terminal: it would send each Ctrl-C to both, and we hand on one of our own
-    process = subprocess.Popen(command, cwd=base.folder, start_new_session=True)
-    try:
-        return process.wait()
-    finally:
-        process.terminate()  # so that it removes its trees, too
-        process.wait()
+    return run_apart(command, base.folder)
 
 
 @dataclass(frozen=True)
