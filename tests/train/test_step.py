@@ -54,15 +54,17 @@ def learner_for(config: Config, device: torch.device = CPU) -> Learner:
 
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_lowers_itself(tiny_config: Config, term: str) -> None:
-    """Thirty steps on eight images at least take a tenth off the only term."""
+    """A dozen steps on eight images take a tenth off the only term; of a game, half of that."""
     config = only(tiny_config, **{term: 1.0})
     learner, batch = learner_for(config), eight_images()
     # A frozen opponent, or there would be nothing to converge to.
     if learner.discriminator_optimizer is not None:
         learner.discriminator_optimizer.param_groups[0]["lr"] = 0.0
-    values = [optimise(learner, batch, config, 1.0) for _ in range(30)]
-    assert [set(v) for v in (values[0], values[-1])] == [{term}, {term}]
-    assert values[-1][term] < 0.9 * values[0][term]
+    played = term == "adversarial"  # its channels are dropped at random: it needs more, averaged
+    values = [optimise(learner, batch, config, 1.0) for _ in range(30 if played else 12)]
+    assert {frozenset(found) for found in values} == {frozenset({term})}
+    reached = sum(float(found[term]) for found in values[-5:]) / 5
+    assert reached < (0.95 if played else 0.9) * values[0][term]
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "triplet", "ntxent", "mse"])
@@ -212,7 +214,7 @@ def test_every_precision_trains_on_its_device(
     reference = optimise(learner_for(exact, device), batch, exact, 1.0)
     for name, value in reference.items():
         torch.testing.assert_close(first[name], value, rtol=0.05, atol=0.05)
-    for _ in range(20):
+    for _ in range(8):
         last = optimise(learner, batch, config, 1.0)
     assert last["pose"] < first["pose"]
 
@@ -331,7 +333,7 @@ def test_each_step_casts_the_weights_that_it_has(
         if not together:
             monkeypatch.setattr(step, "_halves", lambda *_: {})
         learner, batch = learner_for(config), eight_images()
-        terms = [optimise(learner, batch, config, 1.0) for _ in range(5)]
+        terms = [optimise(learner, batch, config, 1.0) for _ in range(4)]
         losses.append(torch.tensor([float(found["pose"]) for found in terms]))
     torch.testing.assert_close(*losses, rtol=1e-2, atol=0)
     assert losses[0][-1] < 0.9 * losses[0][0]
