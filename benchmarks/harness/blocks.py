@@ -105,10 +105,18 @@ def pairs_of(blocks: Sequence[Block], name: str, metric: str, better: Better) ->
         repeat = valid is None and len(found) < TRIES
         lost += valid is None and not repeat
     return Pairs(
-        tuple(sign * math.log(head / base) for base, head in values),
+        tuple(sign * _log_ratio(base, head) for base, head in values),
         tuple(base for base, _ in values), tuple(head for _, head in values),
         lost, repeat, tuple(reasons),
     )  # fmt: skip
+
+
+def _log_ratio(base: float, head: float) -> float:
+    """Finite for any two positive numbers, where their ratio may be none that a float holds."""
+    ratio = head / base
+    if 0.0 < ratio < math.inf:
+        return math.log(ratio)
+    return math.log(head) - math.log(base)
 
 
 def why_invalid(base: Record, head: Record) -> str:

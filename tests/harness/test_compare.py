@@ -289,6 +289,16 @@ def test_many_lost_pairs_are_environment() -> None:
     assert (found.code, found.request) == (Code.ENVIRONMENT, None)
 
 
+@pytest.mark.parametrize(("base", "head"), [(1e-200, 1e200), (1e200, 1e-200)])
+def test_ratio_that_no_float_holds_is_judged(base: float, head: float) -> None:
+    """Absurd numbers of a damaged file end in a verdict, not in an exception."""
+    found = judge([block(0, [toy(time_s=base)], [toy(time_s=head)])])
+    assert found.request == Request(1, 0, ("step",))
+    (entry,) = (entry for entry in found.entries if entry.finding.id == "step")
+    assert entry.pairs is not None
+    assert entry.pairs.effect == (math.inf if head > base else -1.0)
+
+
 VALUES = st.one_of(st.floats(), st.floats(0.5, 2.0))
 RECORDS = st.lists(
     st.builds(

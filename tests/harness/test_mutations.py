@@ -121,7 +121,7 @@ SOURCES = [
     ("pairs.py", "if found.bound(0.975) < rule.interest:", "if True:"),
     ("blocks.py", "sign = 1.0 if better == \"lower\" else -1.0",
      "sign = -1.0 if better == \"lower\" else 1.0"),
-    ("blocks.py", "math.log(head / base) for base, head", "math.log(head / base) for head, base"),
+    ("blocks.py", "_log_ratio(base, head) for base, head", "_log_ratio(base, head) for head, base"),
     ("noninferior.py", "if found.high < allowed:", "if True:"),
     ("noninferior.py", "if found.low > 0:", "if False:"),
     ("noninferior.py", "found.setdefault(block.index,", "found.setdefault(len(found),"),
