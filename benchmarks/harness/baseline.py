@@ -18,6 +18,7 @@ from benchmarks.harness.record import (
     Record,
     RecordError,
     Session,
+    check_numbers,
     finite,
     read_json,
     read_machine,
@@ -69,6 +70,8 @@ class Baseline:
     """Commit, day and digest of the measured package, of each record."""
     noise: Mapping[str, Noise] = field(default_factory=dict)
     """Of the benchmarks that were recorded in several sessions."""
+    start: Mapping[str, float] = field(default_factory=dict)
+    """Of a process before its first benchmark, in the recorded sessions: what it held."""
 
     def noise_of(self, name: str) -> Noise | None:
         """A benchmark's noise, at least what is typical here; None if it was recorded once.
@@ -130,7 +133,12 @@ def read_baseline(path: Path, key: str, suite: str) -> Baseline | None:
         records[name], origins[name] = record, entry["origin"]
         if "noise" in entry:
             noise[name] = _read_noise(entry["noise"], where)
-    return Baseline(read_machine(content.get("machine"), path), suite, records, origins, noise)
+    start = content.get("start", {})
+    check_numbers(start, f"{path}: start")
+    if not all(map(math.isfinite, start.values())):
+        raise RecordError(f"{path}: start: holds a number that is not finite")
+    machine = read_machine(content.get("machine"), path)
+    return Baseline(machine, suite, records, origins, noise, start)
 
 
 def _read_noise(content: object, where: str) -> Noise:
@@ -156,7 +164,8 @@ def renewed(baseline: Baseline | None, session: Session, asked: Collection[str])
         kept.pop(name, None)
     origins = {} if baseline is None else {name: baseline.origins[name] for name in kept}
     noise = {} if baseline is None else {n: v for n, v in baseline.noise.items() if n in kept}
-    old = Baseline(session.machine, session.suite, kept, origins, noise)
+    start = {} if baseline is None else baseline.start
+    old = Baseline(session.machine, session.suite, kept, origins, noise, start)
     return _with(old, session.records, session)
 
 
@@ -188,6 +197,7 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
         "suite": baseline.suite,
         "machine": dataclasses.asdict(baseline.machine),
         "benchmarks": entries,
+        **({"start": _rounded(dict(baseline.start))} if baseline.start else {}),
     }
     write_json(path, content, depth=("benchmarks", "*", "metrics"))
 

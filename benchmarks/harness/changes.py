@@ -1,6 +1,6 @@
 """What differs between two baselines, in lines that a reviewer reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.record import Record
@@ -19,6 +19,7 @@ def differences(old: Baseline, new: Baseline, everything: bool = False) -> Itera
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
             yield f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
+    yield from _start(old.start, new.start, everything)
     for name in sorted({*old.records, *new.records}):
         if name not in new.records:
             yield f"{name}: gone"
@@ -26,6 +27,14 @@ def differences(old: Baseline, new: Baseline, everything: bool = False) -> Itera
             yield f"{name}: new"
         else:
             yield from _numbers(name, old.records[name], new.records[name], everything)
+
+
+def _start(old: Mapping[str, float], new: Mapping[str, float], everything: bool) -> Iterator[str]:
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        moved = not before or after is None or abs(after / before - 1) > SHOWN
+        if everything or moved:
+            yield f"{name}: {show(name, before)} -> {show(name, after)}"
 
 
 def _numbers(name: str, old: Record, new: Record, everything: bool) -> Iterator[str]:

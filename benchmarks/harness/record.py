@@ -67,6 +67,12 @@ class Record:
         """Whether this is a whole file that could not be imported: what it holds is not known."""
         return self.node.endswith(".py")
 
+    @property
+    def cost_s(self) -> float:
+        """About how much of its process it took, to be compared with the others'."""
+        rounds = self.rounds * self.metrics.get("wall_s", 0.0)
+        return self.metrics.get("first_call_s", 0.0) + rounds or 1.0
+
 
 @dataclass(frozen=True)
 class Session:
@@ -111,8 +117,8 @@ def parse_session(content: object, where: str) -> Session:
     if not isinstance(content, dict) or not isinstance(records, list):
         raise RecordError(f"{where}: `records` must be a list")
     ceilings, start = content.get("ceilings"), content.get("start", {})
-    _check_numbers(ceilings, f"{where}: ceilings")
-    _check_numbers(start, f"{where}: start")
+    check_numbers(ceilings, f"{where}: ceilings")
+    check_numbers(start, f"{where}: start")
     for name in ("suite", "commit", "faults"):
         if not isinstance(content.get(name, ""), str):
             raise RecordError(f"{where}: {name}: {content[name]!r} is not a string")
@@ -224,7 +230,7 @@ def read_record(content: object, where: str) -> Record:
             accepted = ", ".join(get_args(choice))
             raise RecordError(f"{where}.{name}: {values[name]!r} is none of {accepted}")
     for name in ("metrics", "intervals", "counters", "canary", "facts", "work"):
-        _check_numbers(values[name], f"{where}.{name}")
+        check_numbers(values[name], f"{where}.{name}")
     values["samples"] = _read_samples(values["samples"], f"{where}.samples")
     for name in ("id", "node", "reason"):
         if not isinstance(values[name], str):
@@ -257,7 +263,8 @@ def _fields(
     return dict(content)
 
 
-def _check_numbers(content: object, where: str) -> None:
+def check_numbers(content: object, where: str) -> None:
+    """RecordError unless this is an object of numbers that a float can hold."""
     if not isinstance(content, dict):
         raise RecordError(f"{where}: must be an object")
     for name, value in content.items():
@@ -274,6 +281,6 @@ def _read_samples(content: object, where: str) -> dict[str, tuple[float, ...]]:
     for name, values in content.items():
         if not isinstance(values, list | tuple):
             raise RecordError(f"{where}.{name}: must be a list")
-        _check_numbers(dict(enumerate(values)), f"{where}.{name}")
+        check_numbers(dict(enumerate(values)), f"{where}.{name}")
         found[name] = tuple(values)
     return found

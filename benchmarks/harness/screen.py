@@ -5,7 +5,7 @@ measured again beside the base commit, and only that can prove a slowdown. Cover
 exact memory and counters are decided here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.harness.baseline import Baseline
@@ -15,6 +15,7 @@ from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.selection import asked_for
+from benchmarks.harness.startup import screen_start
 from benchmarks.harness.verdict import judge
 
 LOOSE = 0.01
@@ -40,9 +41,17 @@ class Screened:
     suspects: tuple[str, ...]
     """Benchmarks with a time (or noisy memory) that is not clearly fine."""
     paired: tuple[str, ...]
-    """Benchmarks that always go on to pairs: accuracies over seeds, the same in both arms."""
+    """Benchmarks that always go on to pairs: accuracies over seeds, the same in both arms.
+
+    And the quickest one, where the process holds more before any benchmark than is stored: every
+    pair of processes tells that.
+    """
     num_gated: int
     """Gated times of the whole pass, which share the error budget."""
+    unjudged: str = ""
+    """Why what a process holds at its start is left to pairs, where no baseline tells it."""
+    quickest: str = ""
+    """The gated benchmark that takes the least time."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -58,27 +67,48 @@ def screen(
     expected = _asked_for(run, stored, keyword) if keyword else [*stored]
     verdict = judge(run, baseline, policy, expected=expected, baseline_required=True)
     kept: list[Finding] = [] if keyword else [*_without_benchmark(run, policy)]
-    suspects: set[str] = set()
-    accuracies = {
-        record.id for record, entry in _gated(run, policy)
+    gated = [*_gated(run, policy)]
+    seeded = {
+        record.id for record, entry in gated
         if any(metric in record.samples for metric in entry.metrics)
     }  # fmt: skip
-    for finding in verdict.findings:
-        if finding.id in accuracies and finding.family == "accuracy" and finding.status in SEEDED:
+    doubted, decided = _sorted_out(verdict.findings, seeded)
+    kept += decided
+    loose = {
+        record.id for record, entry in gated
+        if any(_loose(record, stored.get(record.id), metric, entry, rule)
+               for metric, rule in _times(record, entry, policy))
+    }  # fmt: skip
+    suspects = (doubted & {record.id for record, _ in gated}) | loose
+    quickest = min(((record.cost_s, record.id) for record, _ in gated), default=(0.0, ""))[1]
+    held = screen_start(run, baseline, policy)
+    by_pairs = held.status is Status.SUSPECT and bool(quickest)
+    unjudged = held.detail if held.status is Status.NOT_GATED else ""
+    return Screened(
+        tuple(kept if by_pairs or unjudged else [*kept, held]),
+        tuple(sorted(suspects)),
+        tuple(sorted({*seeded, quickest} if by_pairs else seeded)),
+        sum(len([*_times(record, entry, policy)]) for record, entry in gated),
+        unjudged,
+        quickest,
+    )
+
+
+def _sorted_out(
+    findings: Sequence[Finding], seeded: Collection[str]
+) -> tuple[set[str], list[Finding]]:
+    """What pairs must look at again, by benchmark, and what is decided here."""
+    doubted: set[str] = set()
+    decided: list[Finding] = []
+    for finding in findings:
+        if finding.id in seeded and finding.family == "accuracy" and finding.status in SEEDED:
             continue
         noisy = finding.family == "time" and finding.status in FOR_PAIRS
-        if noisy or finding.status is Status.SUSPECT:
-            if finding.status not in FINE:
-                suspects.add(finding.id)
-        else:
-            kept.append(finding)
-    for record, entry in _gated(run, policy):
-        if any(_loose(record, stored.get(record.id), metric, entry, rule)
-               for metric, rule in _times(record, entry, policy)):  # fmt: skip
-            suspects.add(record.id)
-    suspects &= {record.id for record, _ in _gated(run, policy)}
-    num_gated = sum(len([*_times(record, e, policy)]) for record, e in _gated(run, policy))
-    return Screened(tuple(kept), tuple(sorted(suspects)), tuple(sorted(accuracies)), num_gated)
+        if not noisy and finding.status is not Status.SUSPECT:
+            decided.append(finding)
+        elif finding.status not in FINE:
+            doubted.add(finding.id)
+    return doubted, decided
 
 
 def _asked_for(run: Session, stored: Mapping[str, Record], keyword: str) -> list[str]:

@@ -14,6 +14,7 @@ from benchmarks.harness.baseline import Baseline, Noise
 from benchmarks.harness.commit import DIRTY
 from benchmarks.harness.counting import KINDS, NOT_COUNTED
 from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
+from benchmarks.harness.startup import HELD
 from benchmarks.harness.statistics import median
 from benchmarks.harness.verdict import SEVERITY, Code
 
@@ -192,7 +193,9 @@ def combined(sessions: Sequence[Session], day: datetime.date) -> Baseline:
                 noise[name] = Noise(len(kept), _log_sd(kept))
     commit, digest = code_of(first)
     origin = f"{commit}, {day.isoformat()}" + (f", package {digest}" if digest else "")
-    return Baseline(first.machine, first.suite, records, dict.fromkeys(records, origin), noise)
+    start = _medians([{HELD: s.start[HELD]} for s in sessions if HELD in s.start] or [{}])
+    origins = dict.fromkeys(records, origin)
+    return Baseline(first.machine, first.suite, records, origins, noise, start)
 
 
 def _middle(records: Sequence[Record], passed: Sequence[Record]) -> Record:

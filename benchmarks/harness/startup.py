@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.blocks import SIDES, Block, Side
 from benchmarks.harness.memory import read_status
 from benchmarks.harness.policy import MetricRule, Policy
+from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.statistics import median
 
@@ -80,25 +82,50 @@ def start_findings(blocks: Sequence[Block], policy: Policy) -> Iterator[Finding]
     What is held is gated where memory is: every process of the head must hold more than every one
     of the base, beyond the margin. The seconds and the peak of the whole process are shown.
     """
-    judged = any(
-        policy.metrics[metric].family == "memory"
-        for entry in policy.entries if entry.tier == "gate" for metric in entry.metrics
-    )  # fmt: skip
     base, head = _values(blocks, "base", HELD), _values(blocks, "head", HELD)
     if base and head:
-        lost = RULE.loss(max(base), min(head))
         status = Status.OK
-        if lost > RULE.allowed(max(base)):
-            status = Status.WORSE if judged else Status.NOT_PROVEN
-        held = f"{median(base) / 2**20:.0f} -> {median(head) / 2**20:.0f} MiB"
-        text = f"{held} held before the first benchmark (imports); {RULE.relative:.0%} is allowed"
-        yield Finding("", HELD, status, median(base), median(head), text, "memory")
+        if not RULE.loss(max(base), min(head)) <= RULE.allowed(max(base)):
+            status = Status.WORSE if _gates_memory(policy) else Status.NOT_PROVEN
+        yield _held(status, median(base), median(head))
     for name in (START, PEAK):
         base, head = _values(blocks, "base", name), _values(blocks, "head", name)
         if base and head:
             worse = name == START and _is_slow(median(base), median(head))
             status = Status.NOT_PROVEN if worse else Status.OK
             yield Finding("", name, status, median(base), median(head), "shown, not gated")
+
+
+def screen_start(run: Session, baseline: Baseline | None, policy: Policy) -> Finding:
+    """What one process holds before its first benchmark, against what is stored.
+
+    More than the margin is a suspect, which pairs decide: another build of a library than the one
+    beside which the baseline was recorded holds more, too.
+    """
+    stored, held = {} if baseline is None else baseline.start, run.start.get(HELD)
+    if HELD not in stored or held is None:
+        who = "this process does not tell it" if HELD in stored else (
+            "the baseline does not have it (baseline record and accept store it)"
+        )  # fmt: skip
+        text = f"what a process holds before its first benchmark was not judged: {who}"
+        return Finding("", HELD, Status.NOT_GATED, None, held, text, "memory")
+    status = Status.OK
+    if not RULE.loss(stored[HELD], held) <= RULE.allowed(stored[HELD]):
+        status = Status.SUSPECT if _gates_memory(policy) else Status.NOT_PROVEN
+    return _held(status, stored[HELD], held)
+
+
+def _gates_memory(policy: Policy) -> bool:
+    return any(
+        policy.metrics[metric].family == "memory"
+        for entry in policy.entries if entry.tier == "gate" for metric in entry.metrics
+    )  # fmt: skip
+
+
+def _held(status: Status, before: float, now: float) -> Finding:
+    change = f"{before / 2**20:.0f} -> {now / 2**20:.0f} MiB"
+    text = f"{change} held before the first benchmark (imports); {RULE.relative:.0%} is allowed"
+    return Finding("", HELD, status, before, now, text, "memory")
 
 
 def start_notes(blocks: Sequence[Block]) -> Iterator[str]:

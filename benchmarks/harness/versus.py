@@ -152,17 +152,11 @@ def expected_s(blocks: Sequence[Block], request: Request) -> float:
     if not blocks:
         return 0.0
     ran = [record for record in blocks[-1].head.records if record.outcome == "passed"]
-    costs = {record.id: _cost(record) for record in ran}
+    costs = {record.id: record.cost_s for record in ran}
     if request.ids is None or not costs:
         return blocks[-1].seconds
     wanted = sum(costs.get(name, max(costs.values())) for name in request.ids)
     return min(1.0, wanted / sum(costs.values())) * blocks[-1].seconds
-
-
-def _cost(record: Record) -> float:
-    """About how much of its process a benchmark took, to be compared with the others'."""
-    rounds = record.rounds * record.metrics.get("wall_s", 0.0)
-    return record.metrics.get("first_call_s", 0.0) + rounds or 1.0
 
 
 def _complete(ran: Ran, ids: Sequence[str] | None, machine: Machine) -> Session:

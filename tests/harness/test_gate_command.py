@@ -1,9 +1,8 @@
 """`python -m benchmarks gate` over a toy repository, its processes played: who judges, and how."""
 
 import json
-import random
 import subprocess
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,61 +10,29 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import children, runs
-from benchmarks.harness.baseline import COMMITTED, Baseline, write_baseline
-from benchmarks.harness.blocks import Side
+from benchmarks.harness.baseline import COMMITTED, Baseline, read_baseline, write_baseline
 from benchmarks.harness.calibration import Calibrated, Calibration, write_calibration
 from benchmarks.harness.commands import gate
 from benchmarks.harness.processes import Ran
-from benchmarks.harness.progress import Tell
-from benchmarks.harness.record import Session
-from benchmarks.harness.runs import Options
-from benchmarks.harness.trees import Arm, Source
+from benchmarks.harness.startup import HELD
+from tests.harness.gate_stage import Stage
 from tests.harness.pairs_toys import MACHINE, ToyProcesses, toy
-from tests.harness.toy_trees import POLICY, ToyTree, make_toy_tree
+from tests.harness.toy_trees import POLICY, make_toy_tree
 
 GATED = POLICY.replace('name = "*"', 'name = "spin"') + POLICY[POLICY.index("[[") :].replace(
     '"*"', '"steady"'
 )
+MEMORY = """
+[metric.peak_bytes]
+family = "memory"
+better = "lower"
+relative = 0.01
 
-
-@dataclass
-class Stage:
-    """A toy repository with a baseline, and processes that take as long as their package says."""
-
-    toy: ToyTree
-    log: list[tuple[str, tuple[str, ...] | None, int]] = field(default_factory=list)
-    benchmarks: tuple[str, ...] = ("spin", "steady")
-    noise: float = 0.001
-    offset: float = 1.0
-    """How much slower this session is than the stored one."""
-    dies_in_the_base: bool = False
-    arms: list[dict[str, str]] = field(default_factory=list)
-    """The files of the benchmarks that each arm got."""
-
-    def gate(self, *arguments: str) -> int:
-        """The literal command against the first commit; its exit code."""
-        base = self.toy.git("rev-list", "--max-parents=0", "HEAD")
-        return main(["gate", "--base", base, "--device", "cpu", *arguments], self.toy.root)
-
-    def launcher(
-        self, _root: Path, _source: Source, arm: Arm, side: Side, _options: Options, _tell: Tell
-    ) -> ToyProcesses:
-        """Stands in for real processes."""
-        text = (arm.root / "rap" / "__init__.py").read_text(encoding="utf-8")
-        cost = {"spin": float(text.split()[2]), "steady": 0.01, "more": 0.01}
-        files = [*(arm.root / "benchmarks").glob("*.*")]
-        self.arms.append({path.name: path.read_text(encoding="utf-8") for path in files})
-        times = {name: self.offset * cost[name] for name in self.benchmarks}
-        chance = random.Random(f"{side} of the toys {len(self.log)}")
-        spoil = crash if self.dies_in_the_base and side == "base" else None
-        return ToyProcesses(times, self.noise, chance, self.log, side, spoil)
-
-
-def crash(_number: int, found: Session) -> Ran:
-    """Every benchmark uses a name that the package lacks."""
-    reason = "AttributeError: module 'rap' has no attribute 'faster'"
-    records = [replace(toy(one.id, outcome="errored"), reason=reason) for one in found.records]
-    return Ran(replace(found, records=tuple(records)), 1, "")
+[[benchmark]]
+name = "spin*"
+owner = "toys"
+metrics = ["time_s", "peak_bytes"]
+"""
 
 
 @pytest.fixture
@@ -95,6 +62,40 @@ def test_unchanged_head_passes_by_the_screen(
     """One pass, no pairs."""
     assert stage.gate() == 0
     assert "0 of 2 times went on to pairs" in capsys.readouterr().out
+    assert len(stage.log) == 1
+
+
+def test_start_that_is_not_stored_is_told_where_the_screen_decides(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the command that judges it, in pairs."""
+    base = stage.toy.git("rev-parse", "--short=12", "HEAD")
+    assert stage.gate() == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "not judged" in line]
+    assert "the baseline does not have it (baseline record and accept store it)" in note
+    assert f"pairs do: python -m benchmarks ab {base} -k bench_s" in note
+
+
+@pytest.mark.parametrize(("base", "code"), [(300.0, 1), (690.0, 0)])
+def test_more_held_than_stored_is_decided_by_pairs(
+    stage: Stage, capsys: pytest.CaptureFixture[str], base: float, code: int
+) -> None:
+    """400 MiB taken at import are red; where the base takes them here, too, they are nobody's."""
+    (path,) = (stage.toy.root / COMMITTED).rglob("room.json")
+    stored = read_baseline(path, MACHINE.key, "room")
+    assert stored is not None
+    write_baseline(path, replace(stored, start={HELD: 300.0 * 2**20}))
+    stage.toy.write("benchmarks/policy.toml", GATED + MEMORY)
+    stage.toy.git("add", "-A")
+    stage.toy.git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--amend", "-mfirst")
+    stage.held = {"base": base, "head": 700.0}
+    assert stage.gate() == code
+    printed = capsys.readouterr().out
+    assert ("start_rss_bytes: WORSE. 300 -> 700 MiB held" in printed) is bool(code)
+    assert len(stage.log) > 1
+    stage.held["head"] = 310.0
+    stage.log.clear()
+    assert stage.gate() == 0
     assert len(stage.log) == 1
 
 

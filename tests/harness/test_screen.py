@@ -10,6 +10,7 @@ from benchmarks.harness.policy import Entry, Policy
 from benchmarks.harness.record import Record
 from benchmarks.harness.rules import Status
 from benchmarks.harness.screen import Screened, screen
+from benchmarks.harness.startup import HELD
 from tests.harness.pairs_toys import MACHINE, POLICY, session, toy
 
 ALL = Policy(
@@ -49,6 +50,27 @@ def test_unchanged_pass_leaves_only_accuracy_to_pairs() -> None:
     assert (found.suspects, found.paired, found.num_gated) == ((), ("learn",), 2)
     assert found.ids == ("learn",)
     assert statuses(found) == {}
+
+
+@pytest.mark.parametrize("held", [700.0, 310.0])
+def test_more_held_at_the_start_goes_on_to_pairs(held: float) -> None:
+    """By the quickest benchmark: every pair of processes tells it, whatever they measure."""
+    stored = replace(baseline(*STORED), start={HELD: 300.0 * 2**20})
+    quick = replace(toy("step_b", time_s=1.0, first_call_s=0.01))
+    records = [quick if record.id == "step_b" else record for record in STORED]
+    found = screen(replace(session(*records), start={HELD: held * 2**20}), stored, ALL)
+    more = held > 400
+    assert found.ids == (("learn", "step_b") if more else ("learn",))
+    assert found.suspects == ()
+    assert [f.status for f in found.findings if f.metric == HELD] == ([] if more else [Status.OK])
+    assert (found.unjudged, found.quickest) == ("", "step_b")
+
+
+def test_start_that_no_baseline_tells_is_left_to_pairs() -> None:
+    """It neither passes nor fails, and whoever decides by the screen alone says so."""
+    found = screened()
+    assert "was not judged: the baseline does not have it" in found.unjudged
+    assert HELD not in {finding.metric for finding in found.findings}
 
 
 @pytest.mark.parametrize("seconds", [1.02, 1.3, 5.0])

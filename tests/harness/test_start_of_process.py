@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.baseline import Baseline, read_baseline, write_baseline
 from benchmarks.harness.blocks import Block
 from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.policy import Policy
-from benchmarks.harness.record import Session, parse_session
+from benchmarks.harness.record import RecordError, Session, parse_session
 from benchmarks.harness.rules import Status
 from benchmarks.harness.startup import (
     HELD,
@@ -18,11 +21,13 @@ from benchmarks.harness.startup import (
     START,
     Startup,
     describe_start,
+    screen_start,
     seconds_since_start,
     start_notes,
 )
 from benchmarks.harness.verdict import Code
-from tests.harness.pairs_toys import POLICY, timed
+from tests.harness.baseline_toys import STEP, Command, Keep, accepted, run
+from tests.harness.pairs_toys import MACHINE, POLICY, timed
 
 MIB = 2.0**20
 BASE = {START: 8.0, HELD: 300 * MIB, PEAK: 800 * MIB}
@@ -122,6 +127,62 @@ def test_age_of_this_process_is_known() -> None:
     assert first is not None
     assert second is not None
     assert 0 < first <= second
+
+
+@pytest.mark.parametrize(
+    ("stored", "held", "status", "said"),
+    [
+        (300, 325, Status.OK, "300 -> 325 MiB held before the first benchmark"),
+        (300, 200, Status.OK, "10% is allowed"),
+        (300, 700, Status.SUSPECT, "300 -> 700 MiB held"),
+        (None, 700, Status.NOT_GATED, "the baseline does not have it (baseline record and accept"),
+        (300, None, Status.NOT_GATED, "this process does not tell it"),
+        (300, math.nan, Status.SUSPECT, "nan MiB"),
+    ],
+)
+def test_one_process_is_screened_against_the_stored_start(
+    stored: float | None, held: float | None, status: Status, said: str
+) -> None:
+    """More than the margin goes on to pairs; what cannot be judged is said, with what to do."""
+    kept = Baseline(MACHINE, "room", {}, {}, start={} if stored is None else {HELD: stored * MIB})
+    run = dataclasses.replace(
+        timed([1.0])[0].head, start={} if held is None else {HELD: held * MIB}
+    )
+    found = screen_start(run, kept, POLICY)
+    assert found.status is status
+    assert said in found.detail
+    if status is Status.SUSPECT:
+        assert screen_start(run, kept, TIMES_ALONE).status is Status.NOT_PROVEN
+
+
+def test_accepted_sessions_store_what_they_held(
+    tmp_path: Path, here: Machine, keep: Keep, command: Command
+) -> None:
+    """Their median, which accept shows when it moves; older sessions store nothing."""
+    keep(run(here, STEP))
+    assert command("accept")[0] == 0
+    first = accepted(tmp_path, here)
+    assert first is not None
+    assert first.start == {}
+    keep(*(dataclasses.replace(run(here, STEP, commit="def456"), start={**BASE, HELD: mib * MIB})
+           for mib in (300, 310, 900)))  # fmt: skip
+    code, printed = command("accept")
+    assert (code, "start_rss_bytes: - -> 310 MiB" in printed) == (0, True), printed
+    second = accepted(tmp_path, here)
+    assert second is not None
+    assert second.start == {HELD: pytest.approx(310 * MIB, rel=1e-5)}
+
+
+@pytest.mark.parametrize("start", [{HELD: math.nan}, {HELD: "much"}, []])
+def test_damaged_start_of_a_baseline_is_refused(
+    tmp_path: Path, toy_machine: Machine, start: object
+) -> None:
+    """Nothing exceeds a number that is none."""
+    path = tmp_path / "room.json"
+    write_baseline(path, Baseline(toy_machine, "room", {"step": STEP}, {"step": "abc"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "start": start}))
+    with pytest.raises(RecordError, match="start"):
+        read_baseline(path, toy_machine.key, "room")
 
 
 @pytest.mark.parametrize("metric", [HELD, PEAK, START])

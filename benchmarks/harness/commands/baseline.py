@@ -208,6 +208,7 @@ def _keeping(new: Baseline, old: Baseline, names: Sequence[str]) -> Baseline:
         {**new.records, **{name: old.records[name] for name in names}},
         {**new.origins, **{name: old.origins[name] for name in names}},
         {**new.noise, **{name: old.noise[name] for name in names if name in old.noise}},
+        new.start or old.start,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from benchmarks.harness.judge import HARNESS, OWN_GATE, Judge, compose_judge
 from benchmarks.harness.known import bare
 from benchmarks.harness.lock import alone
 from benchmarks.harness.origin import write_arms
+from benchmarks.harness.policy import Policy
 from benchmarks.harness.processes import NOTHING_SELECTED, ArmError, lost
 from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
@@ -145,15 +146,11 @@ class Gate:
         paired = f"{len(found.suspects)} of {found.num_gated} times went on to pairs"
         notes = (f"{against}: {paired}", *self.base.edits, *self.head.edits)
         if not found.ids or baseline is None:
-            judged = _combined(found, Comparison(Code.PASS, (), None, found.num_gated), session)
-            if self.options.faults:
-                notes = (*notes, f"INJECTED FAULTS in the head ({VARIABLE}): {self.options.faults}")
-            report = Report(
-                judged, replace(arm, label=self.base.label, commit=self.base.commit), arm, policy,
-                session.machine.describe(), Ended.DECIDED, time.monotonic() - start, 0,
-                self._command(), notes,
-            )  # fmt: skip
-            kept = self.home / STORE / "gate" / f"{self.head.commit}"
+            if found.unjudged and baseline is not None:
+                notes = (*notes, f"{found.unjudged}; pairs do: {self._command(found.quickest)}")
+            report = self._by_screen(found, arm, policy, session, notes)
+            report = replace(report, seconds=time.monotonic() - start)
+            kept = self.home / STORE / "gate" / self.head.commit
         else:
             coarse = coarse_times(path, session)
             if coarse:
@@ -167,6 +164,18 @@ class Gate:
         write_arms(kept, self.base.commit, self.head.commit)
         write_evidence(kept / "screen.json", Evidence(session, (), (), required=True))
         return report, kept
+
+    def _by_screen(
+        self, found: Screened, arm: Arm, policy: Policy, session: Session, notes: tuple[str, ...]
+    ) -> Report:
+        """The report of a gate that needs no pairs."""
+        if self.options.faults:
+            notes = (*notes, f"INJECTED FAULTS in the head ({VARIABLE}): {self.options.faults}")
+        return Report(
+            _combined(found, Comparison(Code.PASS, (), None, found.num_gated), session),
+            replace(arm, label=self.base.label, commit=self.base.commit), arm, policy,
+            session.machine.describe(), Ended.DECIDED, 0.0, 0, self._command(), notes,
+        )  # fmt: skip
 
     def _pass(self, arm: Arm) -> Session:
         """The whole suite over the head once, in the order in which baselines are recorded."""
@@ -201,13 +210,14 @@ class Gate:
             self.options, ids=found.ids, screened=found.suspects, num_gated=found.num_gated,
             budget_s=self.options.budget_s - spent, coarse=coarse,
         )  # fmt: skip
-        command = self._command(" or ".join(dict.fromkeys(f"bench_{bare(n)}" for n in found.ids)))
+        command = self._command(*found.ids)
         report, kept = compare_trees(self.home, trees, options, self.folder, command, sys.stderr)
         whole = _combined(found, report.comparison, session)
         return replace(report, comparison=whole, seconds=report.seconds + spent), kept
 
-    def _command(self, keyword: str = "") -> str:
-        """What measures the same in pairs, as a person types it: device, scene, budget."""
+    def _command(self, *ids: str) -> str:
+        """What measures these (else all) in pairs, as a person types it: device, scene, budget."""
+        keyword = " or ".join(dict.fromkeys(f"bench_{bare(name)}" for name in ids if name))
         rest = [*self.options.selection]
         if "-k" in rest:
             at = rest.index("-k")

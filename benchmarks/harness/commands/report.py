@@ -216,6 +216,8 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
         codes.append(pairs.code)
         facts.append(f"{len(blocks)} blocks of pairs")
         measured = {entry.finding.id for entry in pairs.entries}
+    elif found.unjudged:
+        facts.append(found.unjudged)
     for name in sorted({*found.ids} - measured):
         text = "is not clearly fine, and was not measured in pairs"
         findings.append(Finding(name, "", Status.UNDECIDED, detail=text))
