@@ -13,6 +13,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness.baseline import COMMITTED, Baseline, Noise, write_baseline
 from benchmarks.harness.creep import change_points, changes, overruns
+from benchmarks.harness.judging import is_required
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.record import Record
@@ -192,6 +193,24 @@ def test_nothing_to_watch_is_said(
     monkeypatch.setenv("CI", ci)
     assert main(["creep", "--all"], tmp_path) == code
     assert "no baseline is committed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "required"),
+    [("TF_BUILD", "True", True), ("JENKINS_URL", "https://ci.example/", True),
+     ("BUILD_NUMBER", "17", True), ("TEAMCITY_VERSION", "2026.1 (build 3)", True),
+     ("CODEBUILD_BUILD_ID", "rap:0a1b", True), ("GITHUB_ACTIONS", "true", True),
+     ("GITHUB_ACTIONS", "false", False), ("TF_BUILD", "", False), ("BUILD_NAME", "mine", False)],
+)  # fmt: skip
+def test_every_ci_service_requires_a_baseline(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, required: bool
+) -> None:
+    """Whatever it sets to say that it is one; not all of them set CI, and one suffices."""
+    assert not is_required()
+    monkeypatch.setenv(name, value)
+    assert is_required() is required
+    monkeypatch.setenv("CI", "false")
+    assert is_required() is required
 
 
 def test_all_and_one_key_contradict(tmp_path: Path) -> None:

@@ -250,10 +250,9 @@ def report(
 
 
 def test_report_draws_beside_its_verdict(
-    report: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     """A picture for each curve that the run has, a line for each that it has not."""
-    monkeypatch.delenv("CI", raising=False)
     code, printed, _ = report(LISTED)
     assert code == Code.PASS
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["step.png"]
@@ -262,11 +261,8 @@ def test_report_draws_beside_its_verdict(
     assert "other: not drawn" in printed
 
 
-def test_pictures_cannot_change_the_verdict(
-    report: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_cannot_change_the_verdict(report: Callable[..., tuple[int, str, str]]) -> None:
     """A list that cannot be used is one line beside it; two runs at once are a wrong call."""
-    monkeypatch.delenv("CI", raising=False)
     code, printed, errors = report("[[curve]]")
     assert (code, "exit code 0" in printed) == (Code.PASS, True)
     assert "curve 1: name, benchmark, x, y" in errors

@@ -39,7 +39,7 @@ metrics = ["time_s", "peak_bytes"]
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A base commit with its baseline, and nothing changed yet."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT", "CI"):
+    for name in ("BENCHMARK_FAULT", "BENCHMARK_COMMIT"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "toy").mkdir()
     stored = [toy("spin", time_s=0.005), toy("steady", time_s=0.01)]

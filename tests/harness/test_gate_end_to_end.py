@@ -83,8 +83,7 @@ class Toy:
 
     def run(self, *arguments: str, fault: str = "", **extra: str) -> tuple[int, str]:
         """Run pytest as a person would; its exit code and what it printed."""
-        environment = {k: v for k, v in os.environ.items()
-                       if k not in ("CI", "PYTEST_ADDOPTS", VARIABLE)}  # fmt: skip
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTEST_ADDOPTS", VARIABLE)}
         environment |= {VARIABLE: fault, "PYTHONDONTWRITEBYTECODE": "1", **extra}
         command = [sys.executable, "-m", "pytest", *arguments]
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True,

@@ -39,9 +39,8 @@ SLOW = dataclasses.replace(STEP, metrics={"time_s": 1.5})
 
 
 @pytest.fixture
-def tree(tmp_path: Path, toy_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tree(tmp_path: Path, toy_machine: Machine) -> Path:
     """A checkout with a policy and a baseline."""
-    monkeypatch.delenv("CI", raising=False)
     path = tmp_path / COMMITTED / toy_machine.key / "room.json"
     write_baseline(path, added(None, Session(toy_machine, "room", "abc", (STEP,))))
     (tmp_path / "benchmarks" / "policy.toml").write_text(POLICY, encoding="utf-8")

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.judging import CI_VARIABLES
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFTEST = '''
 """Toy work moves the clock that the harness reads, a little differently in each process."""
@@ -112,5 +114,5 @@ def make_toy_tree(root: Path, *, harness: bool = True, policy: str = POLICY) -> 
 
 def clean_environment() -> dict[str, str]:
     """Our environment without what would change a child's tests."""
-    unset = ("CI", "PYTEST_ADDOPTS", "BENCHMARK_FAULT", "BENCHMARK_COMMIT")
+    unset = (*CI_VARIABLES, "PYTEST_ADDOPTS", "BENCHMARK_FAULT", "BENCHMARK_COMMIT")
     return {name: value for name, value in os.environ.items() if name not in unset}
