@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import runs, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 RANK = """
@@ -13,7 +14,7 @@ import time
 from benchmarks.scaling_rank import end_with_parent
 end_with_parent()
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(9999)
 """
 LAUNCHER = """
 import subprocess, sys
@@ -31,11 +32,7 @@ def test_rank_ends_with_a_launcher_that_is_killed() -> None:
     command = [sys.executable, "-c", LAUNCHER, RANK]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
-        status = Path(f"/proc/{int(launcher.stdout.readline())}/status")
-        assert status.exists()
+        rank = int(launcher.stdout.readline())
+        assert runs(rank)
         launcher.kill()
-    for _ in range(100):
-        if not status.exists() or "State:\tZ" in status.read_text(encoding="ascii"):
-            return
-        time.sleep(0.02)
-    pytest.fail("the rank is still alive")
+    wait_until(lambda: not runs(rank))

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.harness import children
 from benchmarks.harness.blocks import Block
 from benchmarks.harness.children import run_process
 from benchmarks.harness.compare import judge_blocks
@@ -18,6 +19,7 @@ from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
 from benchmarks.harness.verdict import Code
 from tests.harness.pairs_toys import POLICY
 from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
+from tests.processes import PATIENCE_S, runs, wait_until
 
 IMPOSTOR = """
 import sys
@@ -119,35 +121,33 @@ def test_no_import_of_the_package_is_no_measurement(toy: ToyTree, tmp_path: Path
         launcher(arm, tmp_path / "cache").measure(None, 3)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits for its parent's look does not."""
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text(encoding="ascii")
-
-
-def test_timeout_stops_a_process_and_its_children(tmp_path: Path) -> None:
+def test_timeout_stops_a_process_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loading worker that goes on would disturb whatever is measured next."""
     told = tmp_path / "child"
     program = (
         "import subprocess, sys, pathlib, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(9999)'])\n"
         f"pathlib.Path({str(told)!r}).write_text(str(child.pid))\n"
         "print('started', flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(9999)\n"
     )
     command = [sys.executable, "-c", program]
     log = tmp_path / "kept" / "log"
-    code, text = run_process(command, tmp_path, dict(os.environ), log, timeout=1.5)
+
+    def now() -> float:
+        return 1e6 if "started" in log.read_text(encoding="utf-8") else 0.0
+
+    monkeypatch.setattr(children, "time", SimpleNamespace(monotonic=now))
+    code, text = run_process(command, tmp_path, dict(os.environ), log)
     assert code == 11
     assert "started" in text
     assert "stopped after" in text
     assert str(log) in text
     assert log.read_text(encoding="utf-8") == "started\n"
-    for _ in range(50):
-        if not alive(int(told.read_text(encoding="ascii"))):
-            return
-        time.sleep(0.02)
-    pytest.fail("the child is still alive")
+    child = int(told.read_text(encoding="ascii"))
+    wait_until(lambda: not runs(child))
 
 
 def command_line(*arguments: str, command: str = "ab") -> list[str]:
@@ -184,16 +184,31 @@ def test_fault_and_placebo_end_to_end(toy: ToyTree) -> None:
     assert (code, "placebo" in printed) == (0, True), printed
 
 
+WAITING = BENCHMARKS.replace("import rap\n", "import os, time\nimport rap\n").replace(
+    "def bench_spin(measure):\n",
+    """def bench_spin(measure):
+    began = os.environ.get("TOY_BEGAN")
+    if began:
+        with open(began, "a") as file:
+            file.write(".")
+        while os.path.getsize(began) > 4:
+            time.sleep(0.01)
+""",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_leaves_nothing_behind(
     toy: ToyTree, tmp_path: Path, number: signal.Signals
 ) -> None:
     """No tree, no process; the finished blocks are kept, and --resume goes on from them."""
+    toy.write("benchmarks/bench_toy.py", WAITING)
+    toy.commit("a third block that waits to be stopped")
     toy.cost(0.0055)
     home = tmp_path / "tmp"
     home.mkdir()
-    environment = {**clean_environment(), "TMPDIR": str(home)}
+    environment = {**clean_environment(), "TMPDIR": str(home), "TOY_BEGAN": str(tmp_path / "began")}
     process = subprocess.Popen(
         command_line("-k", "spin"), cwd=toy.root, env=environment, stderr=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True,
@@ -202,7 +217,7 @@ def test_interrupt_leaves_nothing_behind(
     told = iter(process.stderr.readline, "")  # which benchmark runs, then the block
     assert any(line.startswith("block 1 ") for line in told)
     process.send_signal(number)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=PATIENCE_S)
     # trees and folders of ours; an interrupted child may leave a file of some library's own
     left = [path for path in home.iterdir() if path.name.startswith("benchmarks-")]
     assert (process.returncode, left) == (2, []), printed + errors

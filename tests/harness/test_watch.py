@@ -15,6 +15,7 @@ from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.record import Record
 from benchmarks.harness.watch import Watch
+from tests.processes import PATIENCE_S
 
 T = TypeVar("T")
 Spend = Callable[[float], None]
@@ -149,7 +150,7 @@ def test_work_that_runs_once_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatc
 
     def step() -> None:
         gpu.busy = True
-        looked.wait(5.0)
+        assert looked.wait(PATIENCE_S)
         gpu.busy = False
 
     plain = gpu.sample

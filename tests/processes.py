@@ -1,0 +1,31 @@
+"""Other processes in tests: what they do is waited for, however slow the machine is."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 900.0
+"""For what never comes: a test that is broken ends then; a slow machine needs a part of it."""
+
+
+def wait_until(done: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+    """Return when something is true; AssertionError where a process ends without making it so."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        ended = process is not None and process.poll() is not None
+        if done():
+            return
+        assert not ended, "the process has ended"
+        assert time.monotonic() < end, f"still waiting after {PATIENCE_S:.0f} s"
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent's look does not."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends while we read
+        return False
+    return "State:\tZ" not in status
