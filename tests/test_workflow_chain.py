@@ -86,3 +86,58 @@ def test_what_the_gate_hands_over_is_what_the_report_accepts(runner: Runner) -> 
     runner.variables["HEAD"] = runner.checkout.git("rev-parse", "HEAD")
     done = runner.run(f'.ci/report "{handed}" "{page}" "$HEAD"')
     assert "state=failure" in done.stdout
+
+
+GH = """#!/usr/bin/env bash
+printf '%s\\n' "$@" >>"$TOLD"
+case "$*" in *body=@-*) cat >>"$TOLD" ;; esac
+"""
+PAGE = "## REGRESSION\n$(touch gone) `id` ${HOME}\nEOF\ntext<<EOF\n"
+
+
+def script(workflow: str, name: str, home: Path, **variables: str) -> str:
+    """Run a step where `gh` only notes what it is told; what it was told."""
+    (home / "gh").write_text(GH, encoding="utf-8")
+    (home / "gh").chmod(0o755)
+    (home / "told").write_text("", encoding="utf-8")
+    environment = {
+        "PATH": f"{home}:{os.environ['PATH']}", "TOLD": str(home / "told"),
+        "RUNNER_TEMP": str(home), "GITHUB_OUTPUT": str(home / "output"),
+        "REPOSITORY": "us/rap", **variables,
+    }  # fmt: skip
+    subprocess.run(
+        ["bash", "-e", "-c", step(workflow, name)], cwd=home, env=environment, check=True
+    )
+    return (home / "told").read_text(encoding="utf-8")
+
+
+def test_page_reaches_the_job_that_writes_as_it_is(tmp_path: Path) -> None:
+    """Whatever is in it: one output, whose end no line of it can fake; nothing of it is run."""
+    (tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
+    script("report", "The page, for the job that may write", tmp_path)
+    first, *lines, last = (tmp_path / "output").read_text(encoding="utf-8").splitlines()
+    assert first == f"text<<{last}"
+    assert re.fullmatch("[0-9a-f]{32}", last)
+    assert "\n".join(lines) == PAGE
+    told = script("report", "Comment on the pull request", tmp_path,
+                  BRANCH="pull-request/7", TEXT="\n".join(lines))  # fmt: skip
+    assert told == f"api\nrepos/us/rap/issues/7/comments\n-F\nbody=@-\n{PAGE}\n"
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("branch", ["main", "pull-request/", "pull-request/7/x", "pull-request/-1"])
+def test_only_a_pull_request_is_commented_on(tmp_path: Path, branch: str) -> None:
+    """Its number is taken from the branch that a maintainer has pushed."""
+    name = "Comment on the pull request"
+    assert script("report", name, tmp_path, BRANCH=branch, TEXT="page") == ""
+    assert script("report", name, tmp_path, BRANCH="pull-request/7", TEXT="") == ""
+
+
+def test_status_is_what_the_verdict_says(tmp_path: Path) -> None:
+    """Of the commit of the event."""
+    told = script("report", "The required check", tmp_path, COMMIT="abc", STATE="failure",
+                  DESCRIPTION="COVERAGE: a b", PAGE="https://x/y")  # fmt: skip
+    assert told.splitlines() == [
+        "api", "repos/us/rap/statuses/abc", "-f", "context=gpu-gate", "-f", "state=failure",
+        "-f", "description=COVERAGE: a b", "-f", "target_url=https://x/y",
+    ]  # fmt: skip

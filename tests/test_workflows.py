@@ -93,6 +93,40 @@ def test_gate_s_judge_is_the_base_s_code() -> None:
     assert "fetch-depth: 0" in report
 
 
+def jobs(workflow: str) -> dict[str, str]:
+    """The text of each job of a workflow."""
+    parts = re.split(r"^  ([\w-]+):\n", workflow.partition("\njobs:\n")[2], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_job_that_may_write_runs_nothing_from_outside(workflow: str) -> None:
+    """No action, no package, none of our own code: what was read is handed over as text."""
+    found = jobs(workflow)
+    assert found
+    for name, job in found.items():
+        if re.search(r": write\b", job):
+            assert not re.search(r"- uses:|pip |python|\.ci/", job), name
+        assert "timeout-minutes:" in job, name
+        assert "    permissions:" in job, name
+
+
+def test_report_believes_no_workflow_of_a_fork() -> None:
+    """One with the gate's name, brought by a pull request, would hand over what it likes."""
+    found = jobs((ROOT / ".github" / "workflows" / "report.yml").read_text(encoding="utf-8"))
+    assert """contains(fromJSON('["push", "schedule"]'), github.event.workflow_run.event)
+      && github.event.workflow_run.head_repository.full_name == github.repository""" in (
+        found["verdict"]
+    )
+    assert "if: always() && needs.verdict.result != 'skipped'" in found["tell"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "report"])
+def test_run_that_waits_for_its_turn_is_not_cancelled(name: str) -> None:
+    """By default the next one takes its place, and a commit is red that nobody has measured."""
+    text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
+    assert "  cancel-in-progress: false\n  queue: max\n" in text
+
+
 def test_creep_is_watched_on_a_schedule() -> None:
     """With the whole history, or it would see one baseline; its page is shown however it ends."""
     text = (ROOT / ".github" / "workflows" / "creep.yml").read_text(encoding="utf-8")
