@@ -1,10 +1,12 @@
 """Blocks: one fresh process per arm, kept as one line of a file each, so that a run can go on.
 
 The file begins with a header line that says what is compared; a line that was cut off by a kill is
-the block that was not finished, and is measured again.
+the block that was not finished, and is measured again. Each line holds a digest of itself and of
+everything before it: what was changed, moved or taken out later is refused, never gone on with.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -16,12 +18,14 @@ from typing import Any, Literal
 
 from benchmarks.harness.policy import Better
 from benchmarks.harness.record import SCHEMA, Record, RecordError, Session, parse_session
+from benchmarks.harness.subject import DIGEST_LENGTH
 
 Side = Literal["base", "head"]
 SIDES: tuple[Side, Side] = ("base", "head")
 KIND = "blocks"
 TRIES = 3
 """A pair that is invalid is measured at most twice more."""
+AFRESH = "run the comparison again without --resume"
 CLOCK_TOLERANCE = 0.03
 """GPU clocks that differ by more than this between the arms make a pair invalid, not slow."""
 
@@ -134,37 +138,67 @@ class BlockFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._last: str | None = None
+        """The digest of the last line, where it is known."""
 
     def start(self, header: Mapping[str, object]) -> None:
         """Begin the file; what is compared never changes after this."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"schema": SCHEMA, "kind": KIND, **header}
-        self.path.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+        line, self._last = sealed({"schema": SCHEMA, "kind": KIND, **header}, "")
+        self.path.write_text(line, encoding="utf-8")
 
     def append(self, block: Block) -> None:
         """Add a finished block; it is on the disk when this returns."""
-        line = json.dumps(dataclasses.asdict(block), sort_keys=True)
+        if self._last is None:
+            self.read()
+        line, digest = sealed(dataclasses.asdict(block), self._last or "")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        self._last = digest
+
+    def header(self) -> dict[str, Any]:
+        """What is compared, as the first line says; whether that still holds, `read` looks."""
+        return self._header(self._parse(1, self._text().partition("\n")[0]))
 
     def read(self) -> tuple[dict[str, Any], list[Block]]:
         """Header and blocks; a last line that was cut off is dropped. RecordError for the rest."""
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise RecordError(f"{self.path}: cannot be read ({error})") from error
-        complete, _, torn = text.rpartition("\n")
+        complete, _, torn = self._text().rpartition("\n")
         if torn:
             self._drop(len(torn.encode()))
         header, *rest = [self._parse(n, line) for n, line in enumerate(complete.split("\n"), 1)]
-        if header.get("kind") != KIND or header.get("schema") != SCHEMA:
-            raise RecordError(
-                f"{self.path}: is not a file of blocks of this harness (schema {SCHEMA}); "
-                "run the comparison again without --resume"
-            )
+        self._header(header)
+        self._last = ""
+        for number, content in enumerate((header, *rest), 1):
+            self._last = self._unseal(number, content, self._last)
         return header, [self._block(n, content) for n, content in enumerate(rest, 2)]
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{self.path}: cannot be read ({error})") from error
+
+    def _header(self, content: dict[str, Any]) -> dict[str, Any]:
+        if content.get("kind") != KIND or content.get("schema") != SCHEMA:
+            raise RecordError(
+                f"{self.path}: is not a file of blocks of this harness (schema {SCHEMA}); {AFRESH}"
+            )
+        return content
+
+    def _unseal(self, number: int, content: dict[str, Any], before: str) -> str:
+        """Take a line's digest out of it; RecordError where it is not the one that was written."""
+        where, found = f"{self.path}:{number}", content.pop("digest", None)
+        if found is None:
+            raise RecordError(f"{where}: has no digest, as an older harness wrote it; {AFRESH}")
+        _, digest = sealed(content, before)
+        if found != digest:
+            raise RecordError(
+                f"{where}: this line, or the one before it, is not what was measured: it was "
+                f"changed afterwards; {AFRESH}"
+            )
+        return digest
 
     def _drop(self, num_bytes: int) -> None:
         with self.path.open("r+b") as file:
@@ -199,6 +233,13 @@ class BlockFile:
             raise RecordError(f"{where}: problems: must hold texts")
         fields["ids"] = None if ids is None else tuple(ids)
         return Block(**fields)
+
+
+def sealed(content: Mapping[str, object], before: str) -> tuple[str, str]:
+    """A line with the digest of itself and of what is before it, and that digest."""
+    text = json.dumps(content, sort_keys=True)
+    digest = hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:DIGEST_LENGTH]
+    return json.dumps({**content, "digest": digest}, sort_keys=True) + "\n", digest
 
 
 def _are_texts(values: object) -> bool:

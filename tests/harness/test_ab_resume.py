@@ -104,3 +104,25 @@ def test_resume_refuses_other_packages(
     monkeypatch.setattr(settings, "distributions", lambda: mine)
     assert stage.ab("--resume") == 4
     assert "installed packages" in capsys.readouterr().err
+
+
+def test_resume_refuses_blocks_that_were_edited(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says where, and what to do; nothing more is measured."""
+    stage.noise = 0.2
+    assert stage.ab("--aa", "--budget", "0") == 10
+    assert stage.ab("--aa", "--resume") in (0, 10)
+    path = stage.runs()[0] / "blocks.jsonl"
+    text = path.read_text(encoding="utf-8")
+    assert '"seconds": ' in text
+    path.write_text(
+        text.replace('"outcome": "passed"', '"outcome": "skipped"', 1), encoding="utf-8"
+    )
+    stage.log.clear()
+    capsys.readouterr()
+    assert stage.ab("--aa", "--resume") == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "blocks.jsonl:2: this line, or the one before it, is not what was measured" in line
+    assert "run the comparison again without --resume" in line
+    assert stage.log == []

@@ -21,6 +21,7 @@ from benchmarks.harness.policy import read_policy
 from benchmarks.harness.record import Record, RecordError, Session
 from benchmarks.harness.rules import Finding, Status
 from benchmarks.harness.verdict import Code
+from tests.harness.pairs_toys import reseal
 
 POLICY = """
 [metric.time_s]
@@ -165,7 +166,7 @@ def test_page_has_the_numbers_of_the_gate(
     folder = gate_folder(tree, toy_machine, SLOW, [1.06 * ratio for ratio in NOISE])
     text = (folder / "blocks.jsonl").read_text(encoding="utf-8")
     commit = "0123456789ab"
-    (folder / "blocks.jsonl").write_text(text.replace("def456", commit), encoding="utf-8")
+    reseal(folder / "blocks.jsonl", text.replace("def456", commit))
     assert main(["report", str(folder)], tree) == Code.REGRESSION
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| step")]
     assert "| 1 s | 1.06 s | +6.0% | WORSE. +6.0% between +5.8% .. +6.2%, p &#60;0.0001" in row
@@ -176,7 +177,7 @@ def test_gate_whose_pairs_are_of_another_machine_is_usage(tree: Path, toy_machin
     """A block never spans two machines, and no verdict does."""
     folder = gate_folder(tree, toy_machine, SLOW, NOISE)
     blocks = (folder / "blocks.jsonl").read_text(encoding="utf-8").replace("Toy CPU", "Other CPU")
-    (folder / "blocks.jsonl").write_text(blocks, encoding="utf-8")
+    reseal(folder / "blocks.jsonl", blocks)
     assert main(["report", str(folder)], tree) == Code.USAGE
 
 

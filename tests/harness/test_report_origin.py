@@ -18,6 +18,7 @@ from benchmarks.harness.record import Outcome, Record, Session
 from benchmarks.harness.subject import Subject, digest_of
 from benchmarks.harness.trees import extract
 from benchmarks.harness.verdict import Code
+from tests.harness.pairs_toys import reseal
 from tests.harness.toy_trees import ToyTree, make_toy_tree
 
 POLICY = """
@@ -124,7 +125,11 @@ def test_evidence_of_another_commit_is_refused(
     right = subject.digest if what == "digest" and subject else change.head
     text = path.read_text(encoding="utf-8")
     assert right in text
-    path.write_text(text.replace(right, "0123456789ab"), encoding="utf-8")
+    forged = text.replace(right, "0123456789ab")
+    if name == "blocks.jsonl":
+        reseal(path, forged)
+    else:
+        path.write_text(forged, encoding="utf-8")
     assert change.report("-o", str(tmp_path / "page.md")) == Code.USAGE
     told = capsys.readouterr()
     assert told.out == ""
@@ -151,7 +156,7 @@ def test_pairs_against_another_base_are_refused(change: Change, side: str) -> No
     block = json.loads(lines[3])
     block[side]["commit"] = "0123456789ab"
     lines[3] = json.dumps(block)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    reseal(path, "\n".join(lines))
     assert change.report() == Code.USAGE
 
 

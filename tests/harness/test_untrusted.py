@@ -16,6 +16,7 @@ from benchmarks.harness.handover import Evidence, write_evidence
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.record import Record, Session
 from benchmarks.harness.verdict import Code
+from tests.harness.pairs_toys import reseal
 from tests.harness.toy_policy import POLICY
 
 MACHINE = Machine("cpu", "Toy CPU", 2, 2**33, "none", {"python": "3.11"})
@@ -95,7 +96,7 @@ def test_damaged_blocks_end_with_a_code(tree: Path, data: st.DataObject) -> None
     content = json.loads(lines[number])
     where = data.draw(st.sampled_from(places(content)))
     lines[number] = json.dumps(replaced(content, where, data.draw(ODD)))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    reseal(path, "\n".join(lines))
     assert main(["report", str(path)], tree) in CODES
 
 

@@ -123,8 +123,9 @@ def _open(root: Path, arguments: Namespace, source: Source) -> tuple[BlockFile, 
     if arguments.resume:
         for path in sorted(home.glob("*.jsonl"), reverse=True):
             file = BlockFile(path)
-            known, blocks = file.read()
+            known = file.header()
             if {key: known.get(key) for key in header} == header:
+                known, blocks = file.read()
                 return file, blocks, int(known["seed"])
         raise UsageError(f"--resume: no blocks of this package and selection under {home}")
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
