@@ -9,6 +9,26 @@ from typing import Any
 PATIENCE_S = 900.0
 """For what never comes: a test that is broken ends then; a slow machine needs a part of it."""
 
+HOLDING = """
+import os, time
+from rap import log
+
+def append_json(path, record, append=log.append_json):
+    append(path, record)
+    while record["epoch"] == {epoch} and not os.path.exists({released!r}):
+        time.sleep(0.01)
+
+log.append_json = append_json
+"""
+
+
+def holding(epoch: int, released: Path) -> str:
+    """Code before a training: when an epoch is logged, its writer waits until a file is there.
+
+    The training itself goes on, to the next epoch's end: it cannot end before it is stopped.
+    """
+    return HOLDING.format(epoch=epoch, released=str(released))
+
 
 def wait_until(done: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
     """Return when something is true; AssertionError where a process ends without making it so."""

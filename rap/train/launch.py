@@ -29,19 +29,29 @@ _ENDED_BY_SIGNAL = 128 + signal.SIGTERM
 
 
 class _Voice:
-    """Lets one of the ranks talk about a failure."""
+    """Lets one of the ranks talk about a failure, and one of its threads."""
 
     def __init__(self, store: dist.Store) -> None:
         self._store = store
-        self.failing = threading.Event()
+        self._first = threading.Lock()
 
-    def take(self) -> None:
-        """Called when something has failed: the first rank may talk, the others fall silent."""
-        self.failing.set()
+    @property
+    def failing(self) -> bool:
+        """Whether something has failed here."""
+        return self._first.locked()
+
+    def take(self) -> bool:
+        """Called when something has failed: the first rank may talk, the others fall silent.
+
+        False where another thread of this process is telling it already.
+        """
+        if not self._first.acquire(blocking=False):
+            return False
         try:
             log.console.quiet = self._store.add("failed", 1) > 1
         except RuntimeError:  # whoever keeps the count has ended
             log.console.quiet = False
+        return True
 
 
 @contextmanager
@@ -70,11 +80,11 @@ def joined(device: str, advice: str) -> Iterator[str]:
             )  # fmt: skip
             log.info(f"{world} processes work together over {backend}")
             yield chosen
-        except RankError as error:
-            voice.take()
-            raise RankError(f"{error}; {advice}") from error
-        except BaseException:
-            voice.take()
+        except BaseException as error:
+            if not voice.take():
+                threading.Event().wait()  # until the thread that tells it ends this process
+            if isinstance(error, RankError):
+                raise RankError(f"{error}; {advice}") from error
             raise
         # NCCL waits for the end of every recorded graph that uses it.
         gc.collect()
@@ -117,10 +127,11 @@ def _ending_on_signal(voice: _Voice, advice: str) -> Iterator[None]:
     def watch() -> None:
         while (number := os.read(reading, 1)) and number[0] != signal.SIGTERM:
             pass
-        if number and not voice.failing.is_set():
-            voice.take()
-            log.info(f"rap: error: told to end, as when another rank has ended; {advice}")
-            os._exit(_ENDED_BY_SIGNAL)
+        if number and voice.take():
+            try:
+                log.info(f"rap: error: told to end, as when another rank has ended; {advice}")
+            finally:
+                os._exit(_ENDED_BY_SIGNAL)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -129,7 +140,7 @@ def _ending_on_signal(voice: _Voice, advice: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if not voice.failing.is_set():
+        if not voice.failing:
             signal.set_wakeup_fd(descriptor)
             signal.signal(signal.SIGTERM, before)
             os.close(writing)

@@ -5,7 +5,6 @@ The file is also the program that each of the two processes runs.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rap import log
 from rap.config import (
     BatchNorm,
     Config,
@@ -32,6 +33,7 @@ from rap.evaluate import Streamed, predict, stream
 from rap.model.regressor import build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
+from rap.train import launch as launching
 from rap.train.banks import draw_views, prepare
 from rap.train.distributed import (
     RankError,
@@ -43,6 +45,7 @@ from rap.train.distributed import (
 )
 from rap.train.launch import joined
 from rap.train.loop import train
+from tests.processes import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -198,28 +201,34 @@ def on_cpus(out: Path) -> None:
             train(some_scene(), some_splat(), config, out / name, CPU)
 
 
-def launch(num: int, *command: str) -> list[subprocess.Popen[str]]:
-    """So many processes with torchrun's environment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    place = {"WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
+def run_ranks(num: int, *command: str) -> list[str]:
+    """What so many processes with torchrun's environment said; AssertionError where one fails.
+
+    We keep the store, as torchrun does: a free port for a rank may be another's when it listens.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {
+        "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }  # fmt: skip
+    processes = [
         subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, text=True, stderr=subprocess.PIPE,
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(num)
     ]  # fmt: skip
+    said = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * num, said
+    return said
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes have done their work."""
     out = tmp_path_factory.mktemp("together")
-    processes = launch(2, str(Path(__file__)), "cpu", str(out))
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    said = run_ranks(2, str(Path(__file__)), "cpu", str(out))
     assert "together over gloo" in said[0]
     assert "together over gloo" not in said[1]
     return out
@@ -314,6 +323,17 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         Ranks(0, 2).local(split)
 
 
+def test_only_one_thread_of_a_rank_tells_of_a_failure() -> None:
+    """An ended rank is met by the exchange and by the signal; the second must not silence both."""
+    voice = launching._Voice(dist.HashStore())
+    try:
+        assert voice.take()
+        assert not voice.take()
+        assert not log.console.quiet
+    finally:
+        log.console.quiet = False
+
+
 def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """WORLD_SIZE alone, left by something else, is named with the way out."""
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -348,9 +368,7 @@ def test_on_gpus_gradients_are_averaged_inside_the_recording(tmp_path: Path) -> 
     """Two GPUs train as one does, step by step or as one recorded graph over NCCL."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two NVIDIA GPUs")
-    processes = launch(2, str(Path(__file__)), "cuda", str(tmp_path))
-    said = [process.communicate(timeout=500)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    said = run_ranks(2, str(Path(__file__)), "cuda", str(tmp_path))
     assert "together over nccl" in said[0]
     assert "so steps run" not in said[0]
     alone = torch.device("cuda")
