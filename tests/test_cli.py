@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +25,7 @@ from rap.model import upstream
 from rap.model.checkpoint import load
 from rap.model.regressor import Regressor, build_regressor
 from rap.splat import sheet
+from tests.processes import PATIENCE_S, holding, wait_until
 
 TINY = """
 [image]
@@ -351,14 +351,15 @@ def test_ctrl_c_leaves_a_run_that_goes_on(room: Path, settings: Path, tmp_path: 
     run = tmp_path / "run"
     flags = ["--config", str(settings), "--weights.view", "0", "--train.epochs", "60"]
     words = ["train", str(room), "-o", str(run), *flags]
+    released, log = tmp_path / "released", run / "log.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *words],
+        [sys.executable, "-c", holding(3, released) + INTERRUPTIBLE, *words],
         stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    while not (run / "state.pt").exists() and process.poll() is None:
-        time.sleep(0.02)
+    wait_until(log.exists, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    released.touch()
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert not (run / "best.safetensors.tmp").exists()
     command = shlex.split(err.strip().splitlines()[-1].split(": ", 2)[2])

@@ -17,6 +17,7 @@ from rap.splat import fit as fitting
 from rap.splat.gaussians import Gaussians, load_ply, save_ply
 from rap.splat.objective import Terms
 from rap.splat.state import FitState
+from tests.processes import wait_until
 
 TINY = """
 [image]
@@ -188,6 +189,18 @@ def test_masks_are_used(room: Path, settings: Path, exposure: bool) -> None:
     assert torch.equal(fitted[0].means, fitted[1].means)
 
 
+ENDLESS = """
+import sys
+import threading
+import rap.splat.fit
+from rap import cli
+from rap.splat import gaussians
+
+gaussians.save_ply = lambda *_: threading.Event().wait()
+cli.main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["mcmc", "classic"])
 def test_a_killed_fit_goes_on_to_the_same_bits(
@@ -200,13 +213,14 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
     command = [sys.executable, "-m", "rap", "fit", *map(str, (room, *flags)), "-o"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, whole], check=True, capture_output=True, env=environment)
-    process = subprocess.Popen([*command, splat], stderr=subprocess.PIPE, env=environment)
+    # never to its end, however late it is killed
+    endless = [sys.executable, "-c", ENDLESS, *command[3:]]
+    process = subprocess.Popen([*endless, splat], stderr=subprocess.PIPE, env=environment)
     state = tmp_path / "splat.state.safetensors"
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.01)
+    wait_until(state.exists, process)
     time.sleep(0.3)
     process.kill()
     process.communicate()
-    assert not splat.exists(), "it had ended before it was killed"
+    assert not splat.exists()
     subprocess.run([*command, splat, "--resume"], check=True, capture_output=True, env=environment)
     assert splat.read_bytes() == whole.read_bytes()

@@ -4,15 +4,17 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import holding, wait_until
+
 ROOT = Path(__file__).parents[2]
-TRAIN = """
+EPOCHS = 8
+TRAIN = f"""
 import sys
 from pathlib import Path
 import torch
@@ -26,7 +28,9 @@ config = Config(
     image=ImageConfig(height=48, num_workers=0),
     model=ModelConfig(width=0.25, dim=32, heads=2, layers=1, feedforward=32, head_hidden=32),
     weights=LossWeights(view=0.0),
-    train=TrainConfig(epochs=8, batch_size=2, learning_rate=1e-3, ema_decay=0.9, augment=1.0),
+    train=TrainConfig(
+        epochs={EPOCHS}, batch_size=2, learning_rate=1e-3, ema_decay=0.9, augment=1.0
+    ),
 )
 train(scene, None, config, Path(sys.argv[1]), torch.device("cpu"), resume="--resume" in sys.argv)
 """
@@ -45,13 +49,11 @@ def logged_epochs(run: Path) -> list[int]:
 
 def kill_after(run: Path, num_epochs: int) -> int:
     """Start the training, kill it once the log has so many epochs; returns how many it has then."""
-    process = subprocess.Popen(command(run), cwd=ROOT)
+    # never to its end, however late it is killed
+    endless = [sys.executable, "-c", holding(EPOCHS - 1, run / "never") + TRAIN, str(run)]
+    process = subprocess.Popen(endless, cwd=ROOT)
     log = run / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not log.exists() or len(log.read_text().splitlines()) < num_epochs:
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= num_epochs, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return len(logged_epochs(run))
@@ -71,4 +73,4 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
         for name in ("best.safetensors", "last.safetensors"):
             a, b = load_file(tmp_path / "whole" / name), load_file(run / name)
             assert all(torch.equal(a[key], b[key]) for key in a | b)
-        assert logged_epochs(run) == list(range(8))
+        assert logged_epochs(run) == list(range(EPOCHS))

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.processes import PATIENCE_S, holding, wait_until
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -19,11 +21,11 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def command(run: Path, *options: str) -> list[str]:
+def command(run: Path, *options: str, program: Sequence[str] = ("-m", "rap")) -> list[str]:
     """Two processes of `rap train` on the room, started by torchrun."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     settings = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
-    training = ["-m", "rap", "train", "room", "-o", str(run), "--device", "cpu", *settings]
+    training = [*program, "train", "room", "-o", str(run), "--device", "cpu", *settings]
     return [sys.executable, *launcher, *training, *options]
 
 
@@ -38,17 +40,18 @@ def process_of(rank: int, launcher: int) -> int:
 
 def lose(rank: int, run: Path, number: int) -> str:
     """Send a signal to one rank after the second epoch; returns what was said on stderr."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    held, released = run.with_name("held.py"), run.with_name("released")
+    held.write_text(holding(1, released) + "from rap.cli import main\nraise SystemExit(main())\n")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen(
-        command(run), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    log, deadline = run / "log.jsonl", time.monotonic() + 200
-    while not log.exists() or len(log.read_text().splitlines()) < 2:
-        assert launcher.poll() is None, launcher.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        command(run, program=[str(held)]), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    log = run / "log.jsonl"
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 2, launcher)
     os.kill(process_of(rank, launcher.pid), number)
-    said = launcher.communicate(timeout=60)[1]
+    released.touch()
+    said = launcher.communicate(timeout=PATIENCE_S)[1]
     assert launcher.returncode != 0
     return said
 
