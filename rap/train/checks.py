@@ -4,6 +4,8 @@ What a single section can tell is checked where the section is made (`rap.config
 only a training can tell: how shares of a run and of the photographs round, and what needs what.
 """
 
+import math
+
 import torch
 
 from rap.config import Config, ConfigError
@@ -21,6 +23,7 @@ def check_settings(config: Config, num_photographs: int, device: torch.device) -
     _check_small_images(config)
     _check_freezing(config)
     _check_terms(config)
+    _check_curriculum(config)
     if config.model.batch_norm == "frozen":
         raise ConfigError(
             "model.batch_norm = 'frozen' needs pretrained weights, from which training cannot "
@@ -124,3 +127,23 @@ def _check_terms(config: Config) -> None:
             "train.learn_pose_weights = True has no effect without a term that compares poses; "
             "accepted: weights.pose, weights.rendered or weights.view above 0, or false"
         )
+
+
+def _check_curriculum(config: Config) -> None:
+    """Refuse redraws too rare to follow the reach of views, which would stay where it starts."""
+    views, epochs = config.views, config.train.epochs
+    if not views.curriculum_share or views.stream_per_step:
+        return
+    # As `view_reach` rounds: the first epoch whose views lie as far as they ever will.
+    end = math.ceil(views.curriculum_share * epochs)
+    most, every = min(end, epochs - 1), views.refresh_epochs
+    if every <= most:
+        return
+    ways = [f"views.refresh_epochs at most {most}" if most else "more epochs"]
+    if every < epochs:
+        ways.append(f"a views.curriculum_share of at least {every / epochs:.3g}")
+    raise ConfigError(
+        f"views.curriculum_share = {views.curriculum_share!r} ends after {end} of train.epochs = "
+        f"{epochs}, views.refresh_epochs = {every} redraws too late for it; accepted: "
+        f"{', '.join(ways)}, views.stream_per_step above 0, or views.curriculum_share = 0"
+    )
