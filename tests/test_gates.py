@@ -83,6 +83,11 @@ def test_warning_is_an_error() -> None:
         warnings.warn("planted", UserWarning, stacklevel=1)
 
 
+def test_old_temporary_folder_fails_no_run() -> None:
+    """pytest sweeps those of earlier runs at its end, where another run may sweep or write them."""
+    warnings.warn("(rm_rf) error removing /tmp/planted", pytest.PytestWarning, stacklevel=1)
+
+
 def test_clean_skeleton_keeps_the_contracts(skeleton: Path) -> None:
     """The control: without a planted import nothing is broken."""
     result = lint_imports(skeleton)
