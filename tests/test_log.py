@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,14 +36,12 @@ def test_a_replaced_file_is_whole_or_as_before(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
-    """Of this number and of one that has ended; not of one that runs, and nothing else."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    stale = [tmp_path / f".state.pt.{pid}.tmp" for pid in (ended.pid, os.getpid(), 10**30)]
-    kept = [tmp_path / name for name in (f".state.pt.{os.getppid()}.tmp", "a.1.tmp", ".x.tmp")]
+    """Of this number and of those that no process has; not of one that runs, and nothing else."""
+    stale = [tmp_path / f".state.pt.{pid}.tmp" for pid in (2**30, os.getpid(), 10**30)]
+    kept = [tmp_path / name for name in (".state.pt.1.tmp", "a.1.tmp", ".x.tmp")]
     for path in stale + kept:
         path.touch()
-    folder = tmp_path / f".report.{ended.pid}.tmp"
+    folder = tmp_path / f".report.{2**30}.tmp"
     folder.mkdir()
     (folder / "metrics.json").touch()
     log.sweep(tmp_path)

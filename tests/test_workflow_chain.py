@@ -53,8 +53,11 @@ def runner(tmp_path: Path) -> Runner:
     toy = make_toy_tree(tmp_path / "toy")
     subprocess.run(["cp", "-r", str(ROOT / ".ci"), str(toy.root)], check=True)
     record = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-record", "--device", "cpu"]
-    subprocess.run([*record, "--baseline-dir", "stored"], cwd=toy.root,
-                   env=clean_environment(), capture_output=True, check=True)  # fmt: skip
+    home = tmp_path / "runner"
+    home.mkdir()
+    environment = {**clean_environment(), "BENCHMARK_LOCK_DIR": str(home)}
+    subprocess.run([*record, "--baseline-dir", "stored"], cwd=toy.root, env=environment,
+                   capture_output=True, check=True)  # fmt: skip
     (toy.root / "stored").rename(toy.root / "benchmarks" / "baselines")
     toy.commit("baseline")
     toy.git("update-ref", "refs/remotes/origin/main", "HEAD")
@@ -64,8 +67,6 @@ def runner(tmp_path: Path) -> Runner:
     toy.commit("change")
     head = toy.git("rev-parse", "HEAD")
     toy.git("checkout", "-q", "-")
-    home = tmp_path / "runner"
-    home.mkdir()
     return Runner(toy, home, head)
 
 

@@ -187,7 +187,7 @@ def _epoch(
     tick(1, **losses, images_per_s=num_images / seconds)
     record: dict[str, object] = {
         "epoch": epoch, "lr": train.learning_rate * factor, "seconds": round(seconds, 4),
-        "refresh_seconds": round(refresh_s, 4), "images_per_s": round(num_images / seconds, 1),
+        "refresh_seconds": round(refresh_s, 4), "images_per_s": round(num_images / seconds, 3),
         **{f"loss_{name}": value for name, value in losses.items()},
     }  # fmt: skip
     return record | _views_record(stats, material)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+UNFINISHED = shutil.ignore_patterns("*.pyc.*")
+"""What another process is compiling: gone when it would be copied."""
 
 
 def require_killed(folder: Path, file: str, line: str, mutant: str, guards: Sequence[str]) -> None:
@@ -15,8 +17,8 @@ def require_killed(folder: Path, file: str, line: str, mutant: str, guards: Sequ
 
     `guards` are the files of those tests in tests/harness.
     """
-    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks")
-    shutil.copytree(ROOT / "tests" / "harness", folder / "tests" / "harness")
+    for copied in (Path("benchmarks"), Path("tests") / "harness"):
+        shutil.copytree(ROOT / copied, folder / copied, ignore=UNFINISHED)
     shutil.copy(ROOT / "pyproject.toml", folder)
     path = folder / "benchmarks" / "harness" / file
     source = path.read_text(encoding="utf-8")
@@ -24,7 +26,7 @@ def require_killed(folder: Path, file: str, line: str, mutant: str, guards: Sequ
     path.write_text(source.replace(line, mutant), encoding="utf-8")
     files = [str(Path("tests") / "harness" / name) for name in guards]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-               "-m", "not slow", *files]  # fmt: skip
+               "--hypothesis-profile=ci", "-m", "not slow", *files]  # fmt: skip
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True,
                           text=True, check=False)  # fmt: skip

@@ -216,14 +216,14 @@ def test_more_memory_is_a_regression(toy: Toy) -> None:
 
 
 @pytest.mark.slow
-def test_threefold_slowdown_is_red_on_the_real_clock(toy: Toy) -> None:
-    """Processor time, which neighbours do not stretch; the same run again is green."""
+def test_large_slowdown_is_red_on_the_real_clock(toy: Toy) -> None:
+    """Processor time, which neighbours stretch and excuse by far less than twenty times."""
     policy = toy.root / "benchmarks" / "policy.toml"
     text = policy.read_text(encoding="utf-8").replace('["time_s"]', '["cpu_s"]')
     rule = text[text.index("[metric.time_s]") : text.index("# Compilation")]
     policy.write_text(text + rule.replace("time_s", "cpu_s"), encoding="utf-8")
     assert toy.compare(TOY_CLOCK="real")[0] == 0
-    code, printed = toy.compare(fault="slow:200@spin", TOY_CLOCK="real")
+    code, printed = toy.compare(fault="slow:2000@spin", TOY_CLOCK="real")
     assert (code, "spin[n=8] cpu_s: WORSE" in printed) == (1, True), printed
 
 
