@@ -104,7 +104,9 @@ def load_state(path: Path, state: FitState, mark: str) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {}).get("fit", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            # copies, which lie where torch puts its own: products of what lies elsewhere in memory
+            # are rounded differently, and the file's tensors lie behind a header of any length
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise FitError(
             f"{path}: no state of a fit that can be read ({error}); delete it and fit anew"
