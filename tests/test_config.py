@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import math
+import re
 import tomllib
 import types
 import typing
@@ -9,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rap import config
 from rap.config import Config, ConfigError
+from rap.config.checks import MAX_FLOAT, MAX_INT, MAX_SEED
 
 SECTIONS = [field.name for field in dataclasses.fields(Config)]
 text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n\x7f'), max_size=20)
@@ -32,14 +36,19 @@ BOUNDED: dict[str, st.SearchStrategy[Any]] = {
     "augment_vignette": UNIT,
     "refine_start": st.floats(0.0, 0.5),  # not above refine_stop
     "refine_stop": st.floats(0.5, 1.0),
-    "min_coverage": UNIT,
+    "min_coverage": BELOW_ONE,
     "curriculum_share": UNIT,
     "low_resolution_share": UNIT,
     "freeze_after": UNIT,
     "sh_degree": st.integers(0, 3),
     "micro_batches": st.just(1),  # must divide the batch size
     # not all terms may have weight 0
-    "pose": st.floats(min_value=0.0, exclude_min=True, allow_nan=False),
+    "pose": st.floats(0.0, MAX_FLOAT, exclude_min=True),
+    "seed": st.integers(0, MAX_SEED),
+    # their product is bounded
+    "iterations": st.integers(1, 10_000),
+    "finetune_iterations": st.integers(1, 10_000),
+    "images_per_step": st.integers(1, 1_000),
 }
 """Settings with an upper bound."""
 
@@ -53,8 +62,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 (any annotat
         return st.one_of(*map(values_of, options))
     known = {
         bool: st.booleans(),
-        int: st.integers(16, 2**63 - 1),
-        float: st.floats(min_value=0.0, allow_nan=False),
+        int: st.integers(16, MAX_INT),
+        float: st.floats(0.0, MAX_FLOAT),
         str: text,
         Path: text.map(Path),
         type(None): st.none(),
@@ -72,6 +81,54 @@ def sections(cls: type) -> st.SearchStrategy[Any]:
         for name, kind in fields.items()
     }
     return st.builds(cls, **inner)
+
+
+def numbers_of(kind: type) -> list[tuple[str, str]]:
+    """Section and name of every field that takes numbers of this type."""
+    return [
+        (section, field.name)
+        for section in SECTIONS
+        for field in dataclasses.fields(getattr(Config(), section))
+        if kind in (typing.get_args(field.type) or (field.type,))
+    ]
+
+
+@pytest.mark.parametrize("key", numbers_of(float), ids=".".join)
+def test_no_float_is_infinite(key: tuple[str, str]) -> None:
+    """Nor no number, nor more than single precision holds, in any section; named and explained."""
+    section, name = key
+    for value in (math.inf, -math.inf, math.nan, 1e39):
+        named = rf"{section}\.{name} = {re.escape(repr(value))} must be "
+        with pytest.raises(ConfigError, match=named):
+            dataclasses.replace(getattr(Config(), section), **{name: value})
+
+
+@pytest.mark.parametrize("key", numbers_of(int), ids=".".join)
+def test_no_integer_overflows(key: tuple[str, str]) -> None:
+    """Seeds are what generators take, counts and sizes what kernels count with."""
+    section, name = key
+    for value in (2**63, 2**64, 10**30, -(2**63)):
+        named = rf"{section}\.{name} = {value}\D.*must "
+        with pytest.raises(ConfigError, match=named):
+            dataclasses.replace(getattr(Config(), section), **{name: value})
+
+
+@pytest.mark.parametrize("section", ["fit", "train"])
+def test_the_largest_seed_is_accepted(section: str) -> None:
+    """And torch takes it."""
+    changed = dataclasses.replace(getattr(Config(), section), seed=MAX_SEED)
+    torch.Generator().manual_seed(changed.seed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"iterations": 10**11}, {"iterations": 10**6, "images_per_step": 11},
+     {"prune": 0.5, "finetune_iterations": 10**8}],
+)  # fmt: skip
+def test_a_fit_without_end_is_refused(changes: dict[str, Any]) -> None:
+    """The order of its photographs is drawn before its first step."""
+    with pytest.raises(ConfigError, match=r"fit\.iterations = .*must each be at most 10,000,000"):
+        dataclasses.replace(Config().fit, **changes)
 
 
 @given(sections(Config))
@@ -197,10 +254,11 @@ def test_written_toml_is_readable_by_others() -> None:
             r"fit\.refine_start = 0\.9 must be at most fit\.refine_stop = 0\.85",
         ),
         ("[fit]\nmax_gaussians = 1\n", r"fit\.max_gaussians = 1 must be at least 2"),
-        ("[fit]\nseed = -1\n", r"fit\.seed = -1 must be at least 0"),
+        ("[fit]\ndepth_weight = inf\n", r"fit\.depth_weight = inf must be a finite number"),
+        ("[fit]\nseed = -1\n", r"fit\.seed = -1 must be from 0 to 9223372036854775807"),
         ("[model]\ndropout = 1.0\n", r"model\.dropout = 1\.0 must be at least 0 and below 1"),
         ("[model]\ndrop_connect = -0.1\n", r"model\.drop_connect = -0\.1 must be at least 0"),
-        ("[views]\nmin_coverage = 1.01\n", r"views\.min_coverage = 1\.01 must be from 0 to 1"),
+        ("[views]\nmin_coverage = 1\n", r"views\.min_coverage = 1\.0 must be at least 0 and b"),
         (
             "[views]\ncurriculum_share = 1.5\n",
             r"views\.curriculum_share = 1\.5 must be from 0 to 1",
@@ -212,7 +270,7 @@ def test_written_toml_is_readable_by_others() -> None:
         ("[train]\nema_decay = 1.0\n", r"train\.ema_decay = 1\.0 must be at least 0 and below 1"),
         ("[train]\nvalidation_fraction = 1\n", r"train\.validation_fraction = 1\.0 must be at le"),
         ("[train]\nvalidation_fraction = nan\n", r"train\.validation_fraction = nan must be at le"),
-        ("[train]\nseed = -7\n", r"train\.seed = -7 must be at least 0"),
+        ("[train]\nseed = -7\n", r"train\.seed = -7 must be from 0 to 92"),
         ("[weights]\npose = 0\nview = 0\n", r"weights\.\* are all 0; at least one must be above"),
         (
             "[weights]\nfeature = 1\n[train]\nbatch_size = 1\n",

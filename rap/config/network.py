@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rap.config.checks import at_least, in_range
+from rap.config.checks import at_least, check_numbers, in_range
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 BatchNorm = Literal["live", "frozen", "calibrated"]
@@ -32,6 +32,7 @@ class ImageConfig:
     def __post_init__(self) -> None:
         at_least(self, "image", 16, "height")
         at_least(self, "image", 0, "num_workers", "device_budget_gib")
+        check_numbers(self, "image")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class ModelConfig:
         at_least(self, "model", 1, "dim", "heads", "layers", "feedforward", "head_hidden")
         at_least(self, "model", 1, "feature_dim")
         in_range(self, "model", 0, 1, "dropout", "drop_connect", below=True)
+        check_numbers(self, "model")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         at_least(self, "weights", 0, "pose", "rendered", "view", "feature", "adversarial")
+        check_numbers(self, "weights")
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,9 @@ class TrainConfig:
         at_least(self, "train", 1, "epochs", "batch_size", "micro_batches")
         at_least(self, "train", 1, "validate_every", "save_every")
         at_least(self, "train", 0, "learning_rate", "discriminator_lr", "weight_decay")
-        at_least(self, "train", 0, "grad_clip", "augment", "patience", "seed", "augment_blur_px")
+        at_least(self, "train", 0, "grad_clip", "augment", "patience", "augment_blur_px")
         at_least(self, "train", 0, "validation_block")
         at_least(self, "train", 16, "low_resolution_height")
         in_range(self, "train", 0, 1, "augment_vignette", "low_resolution_share", "freeze_after")
         in_range(self, "train", 0, 1, "ema_decay", "validation_fraction", below=True)
+        check_numbers(self, "train")

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rap.config.checks import ConfigError, at_least, in_range
+from rap.config.checks import ConfigError, at_least, check_numbers, in_range
 
 Strategy = Literal["mcmc", "classic"]
+MAX_RENDERS = 10_000_000
+"""Of photographs in a fit, whose order is drawn before it: weeks on a CPU, a day on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class FitConfig:
         in_range(self, "fit", 0, 1, "prune", below=True)
         at_least(self, "fit", 0, "means_lr", "scales_lr", "quats_lr", "opacities_lr", "sh_lr")
         at_least(self, "fit", 0, "noise_lr", "opacity_reg", "scale_reg")
-        at_least(self, "fit", 0, "seed", "appearance_dim", "appearance_lr", "appearance_reg")
+        at_least(self, "fit", 0, "appearance_dim", "appearance_lr", "appearance_reg")
         in_range(self, "fit", 0, 3, "sh_degree")
         in_range(self, "fit", 0, 1, "ssim_weight", "refine_start", "refine_stop")
         in_range(self, "fit", 0, 1, "appearance_dropout")
@@ -94,6 +96,14 @@ class FitConfig:
                 f"fit.refine_start = {self.refine_start!r} must be at most fit.refine_stop ="
                 f" {self.refine_stop!r}"
             )
+        most = max(self.iterations, self.finetune_iterations) * self.images_per_step
+        if most > MAX_RENDERS:
+            raise ConfigError(
+                f"fit.iterations = {self.iterations} and fit.finetune_iterations = "
+                f"{self.finetune_iterations}, times fit.images_per_step = {self.images_per_step}, "
+                f"must each be at most {MAX_RENDERS:,}"
+            )
+        check_numbers(self, "fit")
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,8 @@ class ViewsConfig:
     max_brisque: float = 0.0
     """A view with a higher BRISQUE score (0 clean, 100 bad) is rejected; 0: not scored."""
     max_attempts: int = 10
-    """Redraws of a rejected view; then the best attempt is kept and counted."""
+    """How often a view that is rejected is drawn, the first time included; then the best attempt is
+    kept and counted."""
     appearance_scale: float = 2.0
     """Strongest light of a view, if the splat has codes: 1 as photographed; 0: all mean. A splat
     of exposures alone shows each view as its photograph was exposed; at 0 in the mean exposure."""
@@ -159,5 +170,8 @@ class ViewsConfig:
         at_least(self, "views", 0, "bounds_margin_m", "max_brisque")
         at_least(self, "views", 0, "appearance_scale", "appearance_jitter")
         at_least(self, "views", 0, "curriculum_start")
-        in_range(self, "views", 0, 1, "min_coverage", "curriculum_share")
+        in_range(self, "views", 0, 1, "curriculum_share")
+        # a pixel's alpha ends below 1, where too little light is left to count
+        in_range(self, "views", 0, 1, "min_coverage", below=True)
         at_least(self, "views", 1, "refresh_epochs", "max_attempts", "render_batch")
+        check_numbers(self, "views")
