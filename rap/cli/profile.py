@@ -1,5 +1,6 @@
 """`rap profile`: where the time of training, fitting, view synthesis or inference goes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,22 @@ from rap.config import (
 from rap.config.inference import InferExecution
 
 KINDS = ("train", "fit", "views", "infer")
+
+_SETTINGS = {
+    "train": ("image", "model", "fit", "views", "weights", "train"),
+    "fit": ("image.num-workers", "image.cache-dir", "fit"),
+    "views": ("image", "fit", "views", "train.seed", "train.epochs", "train.validation-fraction",
+              "train.validation-block"),
+    "infer": ("image.height", "model", "train.seed"),
+}  # fmt: skip
+"""Settings that each kind reads: whole sections, or single ones."""
+_UNREAD = {
+    "train": ("train.schedule", "train.patience", "train.validate-every", "train.save-every",
+              "views.refresh-epochs"),
+    "views": ("views.stream-per-step", "views.refresh-epochs"),
+}  # fmt: skip
+"""Of these, what only a whole run follows: one step, or one redraw of all views, does not."""
+_OF_INFER = ("batch-size", "precision", "execution", "run")
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,7 @@ def run(argv: Sequence[str]) -> int:
     check_at_least(1, batch_sizes=min(arguments.batch_sizes, default=1))
     if arguments.batch_sizes and kind != "train":
         raise UsageError(f"--batch-sizes is for rap profile train, not {kind}")
+    _check_flags(kind, argv, arguments)
     out = arguments.out or Path(f"profile-{kind}")
     check_out_folder(out, reuse=True)
 
@@ -100,6 +118,40 @@ def run(argv: Sequence[str]) -> int:
     log.info(text_of(summary))
     log.info(f"{out}: trace.json.gz (chrome://tracing), summary.txt, summary.json")
     return 0
+
+
+def _check_flags(kind: str, argv: Sequence[str], arguments: Profile) -> None:
+    """Refuse the first flag that this kind of profile would not follow."""
+    names = [re.sub(r"\.no-", ".", word[2:].partition("=")[0].replace("_", "-"))
+             for word in argv if word.startswith("--")]  # fmt: skip
+    names += ["run"] * any(word.startswith("-p") for word in argv)
+    for name in names:
+        if reason := _why_unread(kind, name, arguments):
+            raise UsageError(f"--{name} has no effect on rap profile {kind}: {reason}")
+
+
+def _why_unread(kind: str, name: str, arguments: Profile) -> str:
+    """Why a profile does not follow a flag; empty where it does."""
+    section = name.partition(".")[0]
+    if name in _OF_INFER and kind != "infer":
+        has_twin = kind == "train" and hasattr(TrainConfig, name.replace("-", "_"))
+        twin = f", training's is --train.{name}" if has_twin else ""
+        return f"it is for rap profile infer{twin}"
+    if name == "splat" and kind in ("fit", "infer"):
+        return "it reads no Gaussians"
+    if name in ("steps", "train.batch-size") and arguments.batch_sizes:
+        return "--batch-sizes says what is measured"
+    if "." not in name:
+        return ""
+    if section == "fit" and kind != "fit" and arguments.splat is not None:
+        return "--splat gives the Gaussians"
+    if kind == "infer" and arguments.run is not None:
+        return "--run holds its own settings"
+    if name in _UNREAD.get(kind, ()):
+        return "only a whole run follows it"
+    if section in _SETTINGS[kind] or name in _SETTINGS[kind]:
+        return ""
+    return f"it follows {', '.join(_SETTINGS[kind])}"
 
 
 def _knee(arguments: Profile, config: Config, out: Path) -> None:

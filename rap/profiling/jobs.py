@@ -7,7 +7,7 @@ from itertools import count
 import torch
 
 from rap.camera import Camera
-from rap.config import Config, Precision
+from rap.config import Config, ConfigError, LossWeights, Precision
 from rap.config.inference import InferExecution
 from rap.data.images import decode
 from rap.data.points import initial_points
@@ -22,6 +22,7 @@ from rap.splat.objective import Targets
 from rap.synthesis.augment import augmented
 from rap.train.banks import Material, draw_views, prepare, streamed
 from rap.train.batches import Batch, batches, epoch_generator, epoch_indices
+from rap.train.checks import check_settings
 from rap.train.execution import Runner
 from rap.train.loop import _new_learner
 
@@ -42,10 +43,26 @@ def train_job(
 def training_material(
     scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
 ) -> Material:
-    """What steps of any batch size read: photographs, renderings, and views drawn once."""
+    """What steps of any batch size read: photographs, renderings, and views drawn once.
+
+    Raises ConfigError, before any image is read, for settings that no training takes, and for
+    those under which later epochs have other steps than the one that is profiled.
+    """
+    _check_step(config)
+    check_settings(config, len(scene.train), device)
     material = _material(scene, gaussians, config, device)
     draw_views(material, config, epoch=0)
     return material
+
+
+def _check_step(config: Config) -> None:
+    plain = {"freeze_after": 1.0, "cached_features": False, "low_resolution_share": 0.0}
+    for name, accepted in plain.items():
+        if (value := getattr(config.train, name)) != accepted:
+            raise ConfigError(
+                f"train.{name} = {value!r} has no effect on the step that is profiled, which "
+                f"trains the whole network on images of image.height; accepted: {accepted!r}"
+            )
 
 
 def training_job(material: Material, config: Config, device: torch.device) -> Job:
@@ -102,15 +119,17 @@ def fit_job(scene: Scene, config: Config, device: torch.device) -> Job:
 def views_job(
     scene: Scene, gaussians: Gaussians | None, config: Config, device: torch.device
 ) -> Job:
-    """One refresh of all views of at most MAX_FRAMES photographs: sampled, drawn, filtered."""
-    weights = replace(config.weights, view=config.weights.view or 1.0)
-    views = replace(config.views, per_image=1)
-    material = _material(scene, gaussians, replace(config, weights=weights, views=views), device)
+    """One refresh of all views of at most MAX_FRAMES photographs: sampled, drawn, filtered.
+
+    All at once, also where a training would redraw them beside its steps.
+    """
+    # Terms decide what a training holds beside the views; a refresh touches none of that.
+    views = replace(config.views, stream_per_step=0)
+    config = replace(config, weights=LossWeights(pose=0.0, view=1.0), views=views)
+    material = _material(scene, gaussians, config, device)
     assert material.banks.views is not None
-    epochs = count()
-    changed = replace(config, weights=weights, views=views)
-    num = material.banks.views.num
-    part = Part("refresh", lambda: draw_views(material, changed, next(epochs)))
+    epochs, num = count(), material.banks.views.num
+    part = Part("refresh", lambda: draw_views(material, config, next(epochs)))
     what = f"refresh of {num} views of {scene.source}"
     return Job(what, device, (part,), num, "views")
 
