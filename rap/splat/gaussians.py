@@ -8,6 +8,7 @@ An appearance lies in a file beside the .ply (`appearance_file.py`); `comment ap
 SHA-256, or `none`, so that neither file is ever shown with what belongs to another.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from rap.splat.appearance_file import (
 
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 1 << 16
+_MAX_COUNT_DIGITS = 12
 _BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -151,14 +153,10 @@ def load_ply(path: Path) -> Gaussians:
             header = _read_header(path, file)
             num, layout = header.num, header.layout
             num_rest = _check_names(path, layout.names or ())
+            _check_size(path, header, os.fstat(file.fileno()).st_size - file.tell())
             payload = file.read(num * layout.itemsize)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(payload) < num * layout.itemsize:
-        raise DataError(
-            f"{path}: truncated: the header promises {num} Gaussians of {layout.itemsize} bytes,"
-            f" the file holds {len(payload) // layout.itemsize}"
-        )
     table = np.frombuffer(payload, dtype=layout)
     rest = _columns(path, table, _rest(num_rest)).unflatten(1, (3, num_rest // 3)).mT
     quats = _columns(path, table, _QUATS)
@@ -178,6 +176,8 @@ class _Header(NamedTuple):
     num: int
     layout: np.dtype
     """Of one Gaussian."""
+    others: bool
+    """Whether other elements follow the Gaussians."""
     antialiased: bool
     light: str | None
     """Digest of the appearance, or `none`; None where the file says nothing."""
@@ -215,7 +215,7 @@ def _read_header(path: Path, file: BinaryIO) -> _Header:
     first, *others = [i for i, words in enumerate(lines) if words[0] == "element"] or [-1]
     num = _num_vertices(path, lines[first])
     properties = lines[first + 1 : others[0] if others else None]
-    return _Header(num, _layout(path, properties, order), antialiased, light)
+    return _Header(num, _layout(path, properties, order), bool(others), antialiased, light)
 
 
 def _comment(
@@ -241,14 +241,30 @@ def _byte_order(path: Path, lines: list[list[str]]) -> str:
 
 
 def _num_vertices(path: Path, words: list[str]) -> int:
-    if words[:2] != ["element", "vertex"] or len(words) != 3 or not words[2].isdigit():
+    if words[:2] != ["element", "vertex"] or len(words) != 3 or not words[2].isdecimal():
         raise DataError(
             f"{path}: the first PLY element must be `vertex` with a count, not"
             f" {' '.join(words)!r} (compressed splats are not supported)"
         )
+    if len(words[2]) > _MAX_COUNT_DIGITS:
+        raise DataError(
+            f"{path}: the header promises a number of Gaussians of {len(words[2])} digits; accepted"
+            f" are up to {_MAX_COUNT_DIGITS}"
+        )
     if int(words[2]) == 0:
         raise DataError(f"{path}: holds no Gaussians")
     return int(words[2])
+
+
+def _check_size(path: Path, header: _Header, num_bytes: int) -> None:
+    """What follows the header is as much as it promises; asked before any of it is read."""
+    promised = header.num * header.layout.itemsize
+    if num_bytes < promised or (num_bytes > promised and not header.others):
+        raise DataError(
+            f"{path}: {'truncated' if num_bytes < promised else 'longer than its header says'}: it"
+            f" promises {header.num} Gaussians of {header.layout.itemsize} bytes, {promised} in"
+            f" all; the file holds {num_bytes}"
+        )
 
 
 def _layout(path: Path, properties: list[list[str]], order: str) -> np.dtype:

@@ -167,6 +167,10 @@ def cut_off(path: Path) -> None:
     path.write_bytes(write(path, some_columns()).read_bytes()[:-50])
 
 
+def longer(path: Path) -> None:
+    path.write_bytes(write(path, some_columns()).read_bytes() + b"\n")
+
+
 def lfs_pointer(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
@@ -179,7 +183,22 @@ BROKEN = {
     "not a number": (change_value("opacity", float("nan")), "opacity is nan in Gaussian 2"),
     "infinite": (change_value("f_rest_4", float("inf")), "f_rest_4 is inf in Gaussian 2"),
     "no rotation": (zero_rotation, "all zero in Gaussian 1"),
-    "truncated": (cut_off, "promises 4 Gaussians"),
+    "truncated": (cut_off, "truncated: it promises 4 Gaussians"),
+    "count too large": (
+        replace_text(b"vertex 4", b"vertex 100000000000"),
+        "truncated: it promises 100000000000 Gaussians of 92 bytes, 9200000000000 in all; the"
+        " file holds 368",
+    ),
+    "count of many digits": (
+        replace_text(b"vertex 4", b"vertex " + 5000 * b"9"),
+        "a number of Gaussians of 5000 digits; accepted are up to 12",
+    ),
+    "count too small": (
+        replace_text(b"vertex 4", b"vertex 3"),
+        "longer than its header says: it promises 3 Gaussians of 92 bytes, 276 in all; the file"
+        " holds 368",
+    ),
+    "a byte too many": (longer, "longer than its header says"),
     "Git-LFS pointer": (lfs_pointer, "git lfs pull"),
     "ascii": (replace_text(b"binary_little_endian", b"ascii"), "PLY format ascii"),
     "other file": (lambda path: path.write_bytes(b"\x89PNG"), "not a PLY file"),
@@ -213,3 +232,13 @@ def test_broken_file_is_refused_by_name(tmp_path: Path, case: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_ply(path)
     assert "broken.ply" in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_elements_behind_the_gaussians_do_not_matter(tmp_path: Path) -> None:
+    """What follows belongs to them."""
+    path = write(tmp_path / "splat.ply", some_columns())
+    header, mark, body = path.read_bytes().partition(b"end_header\n")
+    others = b"element camera 1\nproperty float fx\n"
+    path.write_bytes(header + others + mark + body + b"\0\0\0\0")
+    assert load_ply(path).num == 4
