@@ -91,7 +91,7 @@ def fit(
     if saving is not None:
         mark = fingerprint(targets, poses, camera, points, config)
         if saving.resume:
-            load_state(saving.state, state, mark)
+            load_state(saving.state, state, mark, len(course.order))
     with log.progress("fit", len(course.order), "step") as tick:
         counted, reported, saved = 0, 0.0, time.monotonic()
         while state.iteration < len(course.order):

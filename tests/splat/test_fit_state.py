@@ -1,5 +1,6 @@
 """An interrupted fit goes on to the same bits, and only with what it was started with."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from rap.camera import Camera
 from rap.config import FitConfig
@@ -126,7 +129,7 @@ def test_what_is_read_lies_where_torch_puts_its_own(tmp_path: Path, extra: int) 
     fitting.step(state, course)
     save_state(path, state, mark)
     _, read = start()
-    load_state(path, read, mark)
+    load_state(path, read, mark, config.iterations)
     moments = [value for kept in read.optimizer.state.values() for value in kept.values()]
     assert len(moments) == 3 * 11
     for tensor in (*read.parameters.values(), *read.light.values(), *moments):
@@ -204,6 +207,81 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         run(CONFIG, Saving(path, resume=True))
     with pytest.raises(FitError, match="no state of a fit that can be read"):
         run(CONFIG, Saving(tmp_path / "missing.safetensors", resume=True))
+
+
+def forged(
+    path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, object]], object]
+) -> None:
+    """The state with its tensors or with what it says of itself changed."""
+    with safe_open(path, framework="pt") as file:
+        told = json.loads(file.metadata()["fit"])
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no dict)
+    change(tensors, told)
+    save_file(tensors, path, metadata={"fit": json.dumps(told)})
+
+
+FORGED: dict[str, tuple[Callable[[dict[str, torch.Tensor], dict[str, object]], object], str]] = {
+    "no means": (lambda t, _: t.pop("parameter.means"), "parameter.means is missing"),
+    "no moment": (lambda t, _: t.pop("exp_avg.sh_base"), "exp_avg.sh_base is missing"),
+    "no steps": (lambda t, _: t.pop("step.codes"), "step.codes is missing"),
+    "no generator": (lambda t, _: t.pop("generator"), "generator is missing"),
+    "no statistics": (lambda t, _: t.pop("statistics.count"), "statistics.count is missing"),
+    "surplus": (lambda t, _: t.update(more=torch.ones(2)), "more is unknown"),
+    "rows": (
+        lambda t, _: t.update({"parameter.quats": torch.ones(3, 4)}),
+        r"parameter.quats is torch.float32 \[3, 4\] instead of torch.float32 \[70, 4\]",
+    ),
+    "scalar means": (lambda t, _: t.update({"parameter.means": torch.ones(())}), "no Gaussians"),
+    "kind": (
+        lambda t, _: t.update({"exp_avg.means": t["exp_avg.means"].double()}),
+        "exp_avg.means is torch.float64",
+    ),
+    "nan": (
+        lambda t, _: t["parameter.hidden"].fill_(torch.nan), "parameter.hidden is not finite"
+    ),
+    "short generator": (
+        lambda t, _: t.update(generator=t["generator"][:-1]), "generator is torch.uint8"
+    ),
+    "other generator": (lambda t, _: t["generator"].fill_(255), "generator holds no state"),
+    "no fingerprint": (lambda _, told: told.pop("fingerprint"), "fingerprint missing"),
+    "no iteration": (lambda _, told: told.pop("iteration"), "iteration missing"),
+    "before the first step": (lambda _, told: told.update(iteration=-5), "steps 1 to 14"),
+    "after the last": (lambda _, told: told.update(iteration=10**6), "iteration 1000000; .* to 14"),
+    "half a step": (lambda _, told: told.update(iteration=1.5), "iteration 1.5"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fit with all that can be in a state has left."""
+    path = tmp_path_factory.mktemp("state") / "state.safetensors"
+    run(FULL, Saving(path, every_s=3600.0))
+    return path
+
+
+FULL = replace(CONFIG, strategy="classic", refine_start=1.0, refine_stop=1.0, appearance_dim=3)
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_state_that_is_not_whole_is_refused_by_name(
+    tmp_path: Path, whole_state: Path, case: str
+) -> None:
+    """It can be read, but no fit can go on from it: one error names the file and what is wrong."""
+    change, message = FORGED[case]
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(whole_state.read_bytes())
+    forged(path, change)
+    with pytest.raises(FitError, match=rf"state\.safetensors: no whole state .*{message}.*anew"):
+        run(FULL, Saving(path, resume=True))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "3", "[]", '{"version": ' + "9" * 5000 + "}"])
+def test_a_state_that_says_nothing_of_itself_is_refused(tmp_path: Path, text: str) -> None:
+    """Whatever stands where the fit's description should."""
+    path = tmp_path / "state.safetensors"
+    save_file({"generator": torch.zeros(3)}, path, metadata={"fit": text})
+    with pytest.raises(FitError, match=r"state\.safetensors: no (whole )?state of .*fit anew"):
+        run(CONFIG, Saving(path, resume=True))
 
 
 def test_a_state_of_another_device_is_refused(tmp_path: Path) -> None:
