@@ -48,9 +48,15 @@ def bench_golden_losses(measure: Measure, device: torch.device) -> None:
 
 
 def bench_golden_step(measure: Measure, device: torch.device) -> None:
-    """Four terms of a training step, and the gradient of their weighted sum: none is left out."""
+    """Four terms of a training step, and the gradient of their weighted sum: none is left out.
+
+    Then, unmeasured, how far a whole step of five terms moves network, average and discriminator.
+    """
     result = measure(lambda: frozen.step_numbers(device), rounds=1)
     check(result, "step", frozen.TOLERANCE["fp32"], forward=False)
+    moved = frozen.training_numbers(device)
+    _, wrong = frozen.beyond(moved, "training", frozen.TOLERANCE["fp32"], forward=False)
+    result.check(not wrong, f"off the golden numbers of training: {', '.join(wrong)}")
 
 
 def bench_golden_views(measure: Measure, device: torch.device) -> None:

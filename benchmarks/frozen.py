@@ -14,7 +14,8 @@ that it judges. So an interface that these files use is renamed in two steps.
 import json
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from rap.splat.gaussians import Gaussians
 from rap.splat.render import Backend, render
 from rap.train.batches import Batch
 from rap.train.losses import PoseLoss, feature_loss
-from rap.train.step import build_learner, loss_terms
+from rap.train.step import Learner, build_learner, loss_terms, optimise
 
 GOLDENS = Path(__file__).with_name("goldens.json")
 CAMERA = Camera(40.0, 42.0, 24.0, 18.0, 48, 36)
@@ -179,6 +180,92 @@ def plain_step() -> Numbers:
     )
 
 
+def training_config() -> Config:
+    """All that a step holds but clipping, which would hide a sum of parts in place of a mean."""
+    return Config(
+        model=NETWORK, weights=replace(WEIGHTS, adversarial=20.0),
+        train=TrainConfig(
+            translation_log_weight=LOG_WEIGHTS[0], rotation_log_weight=LOG_WEIGHTS[1], seed=0,
+            micro_batches=2, batch_size=4, ema_decay=0.5, learning_rate=0.02, weight_decay=0.1,
+            discriminator_lr=0.02,
+        ),
+    )  # fmt: skip
+
+
+EPS = 1e-2
+"""Of Adam: as small as usual it would make whole steps of gradients that are only rounding."""
+
+
+def training_learner(dtype: torch.dtype, device: torch.device) -> Learner:
+    """A network, its average and a discriminator without dropout, their weights formulas."""
+    learner = build_learner(
+        network(dtype, device).train(), network(dtype, device), training_config(), device
+    )
+    assert learner.discriminator is not None
+    assert learner.discriminator_optimizer is not None
+    with torch.no_grad():
+        for name, value in learner.discriminator.named_parameters():
+            wave = spread(*value.shape, name=name)
+            of_norm = value.dim() == 1 and name.endswith("weight")
+            gain = (6 / value[0].numel()) ** 0.5 if value.dim() > 1 else 0.1
+            value.copy_(gain * wave + (1.0 if of_norm else 0.0))
+    learner.discriminator.to(dtype).eval()
+    for optimizer in (learner.optimizer, learner.discriminator_optimizer):
+        for group in optimizer.param_groups:
+            group["eps"] = EPS
+    return learner
+
+
+def training_numbers(device: torch.device) -> Numbers:
+    """What a whole step gives and moves: five terms, network, average and discriminator."""
+    learner = training_learner(torch.float32, device)
+    sizes = {"pose": 4, "rendered": 4, "view": 4}
+    batch = Batch(images(12).float().to(device), poses(12).float().to(device), sizes)
+    terms = optimise(learner, batch, training_config(), 1.0)
+    networks = (learner.regressor, learner.average, learner.discriminator)
+    weights = [dict(network.named_parameters()) for network in networks if network is not None]
+    return {name: value.double().cpu().reshape(1) for name, value in terms.items()} | moves(weights)
+
+
+def plain_training() -> Numbers:
+    """The same from the plain step, in float64."""
+    config = training_config()
+    train, learner = config.train, training_learner(torch.float64, torch.device("cpu"))
+    assert learner.discriminator is not None
+    leaves = [dict(part.named_parameters()) for part in (learner.regressor, learner.discriminator)]
+    pictures, true = (
+        dict(zip(("pose", "rendered", "view"), of.chunk(3), strict=True))
+        for of in (images(12), poses(12))
+    )
+    game = plain.Game(plain.discriminator, leaves[1], train.discriminator_lr, EPS)
+    terms = plain.gather_gradients(
+        lambda some, num: learner.regressor(some, with_features=True, num_featured=num),
+        game, pictures, true, vars(config.weights), torch.tensor(LOG_WEIGHTS, dtype=torch.float64),
+        train.micro_batches,
+    )  # fmt: skip
+    old = {name: value.detach() for name, value in leaves[0].items()}
+    new = plain.moved(leaves[0], train.learning_rate, EPS, train.weight_decay)
+    # Early on the average takes what one part in ten leaves: 1 - min(decay, 1 / 10).
+    averaged = {name: 0.1 * old[name] + 0.9 * new[name] for name in old}
+    numbers = {name: value.reshape(1) for name, value in terms.items()}
+    return numbers | moves([new, averaged, leaves[1]])
+
+
+def moves(weights: Sequence[Mapping[str, Tensor]]) -> Numbers:
+    """How far network, average and discriminator went, part by part, from `training_learner`."""
+    learner = training_learner(torch.float64, torch.device("cpu"))
+    assert learner.discriminator is not None
+    start = {name: p for name, p in learner.regressor.named_parameters() if p.requires_grad}
+    critic = dict(learner.discriminator.named_parameters())
+    found: dict[str, list[Tensor]] = {}
+    begins = {"network": start, "average": start, "game": critic}
+    for (owner, before), after in zip(begins.items(), weights, strict=True):
+        for name, value in before.items():
+            shift = (after[name].detach().double().cpu() - value).flatten()
+            found.setdefault(f"move of {owner}: {name.split('.')[0]}", []).append(shift)
+    return {name: probed(torch.cat(shifts), name) for name, shifts in found.items()}
+
+
 def gradients(regressor: Regressor) -> Numbers:
     """Of every part of the network that learns; nothing where a weight got none."""
     found: Numbers = {}
@@ -253,6 +340,7 @@ def twins() -> dict[str, Numbers]:
     return {
         "network": network_numbers(network(double, cpu)),
         "step": plain_step(),
+        "training": plain_training(),
         "render": render_numbers(double, cpu, "reference"),
         "losses": loss_numbers(
             double, cpu, plain.FEATURE_LOSSES,

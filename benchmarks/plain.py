@@ -6,7 +6,9 @@ a check), and every formula is spelled out.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -230,3 +232,103 @@ def discriminator(weights: Weights, features: Float[Tensor, "n c h w"]) -> Float
         if number != convolutions[-1]:
             x = torch.where(x > 0, x, 0.2 * x)
     return x.flatten(1)
+
+
+def first_adam_step(
+    value: Tensor, gradient: Tensor, rate: float, eps: float, decay: float = 0.0
+) -> Tensor:
+    """Kingma & Ba (ICLR 2015): after one step the corrected moments are g and g², at any betas.
+
+    `decay`: of the weights, apart from the gradient (Loshchilov & Hutter, ICLR 2019).
+    """
+    return value * (1 - rate * decay) - rate * gradient / (gradient.abs() + eps)
+
+
+def moved(values: Mapping[str, Tensor], rate: float, eps: float, decay: float) -> dict[str, Tensor]:
+    """Leaves after AdamW's first step; those without a gradient stay."""
+    return {
+        name: value.detach() if value.grad is None
+        else first_adam_step(value.detach(), value.grad, rate, eps, decay)
+        for name, value in values.items()
+    }  # fmt: skip
+
+
+class Answer(Protocol):
+    """What a network says of images."""
+
+    @property
+    def translation(self) -> Tensor:
+        """Of the cameras' centres."""
+        ...
+
+    @property
+    def rotation(self) -> Tensor:
+        """From camera to world."""
+        ...
+
+    @property
+    def features(self) -> Tensor | None:
+        """Of the first images."""
+        ...
+
+
+Predict = Callable[[Tensor, int], Answer]
+"""Of images, and how many of them give features."""
+Critic = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""A discriminator's weights and features `[n, c, h, w]`: scores."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """The discriminator's side of a step; its weights are leaves, which the step moves."""
+
+    critic: Critic
+    weights: Mapping[str, Tensor]
+    rate: float
+    eps: float
+
+
+def gather_gradients(
+    predict: Predict, game: Game, images: Mapping[str, Tensor], poses: Mapping[str, Tensor],
+    weights: Mapping[str, float], log_weights: Float[Tensor, "2"], num: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients of a whole step in the leaves of `predict`, from its terms, which are returned.
+
+    Images and poses by kind (photographs, their renderings, views). The batch is taken in `num`
+    parts, of which everything is the mean. The discriminator learns from all of them, and steps
+    in the last one before it judges that one's renderings (Mao et al., ICCV 2017: 0, 1, 1).
+    """
+    sums: dict[str, Tensor] = {}
+    for part in range(num):
+        pictures, true = (
+            [value.chunk(num)[part] for value in of.values()] for of in (images, poses)
+        )
+        sizes = [len(value) for value in pictures]
+        found = predict(torch.cat(pictures), sizes[0] + sizes[1])
+        assert found.features is not None
+        terms = {
+            name: pose_loss(log_weights, *of)
+            for name, *of in zip(
+                images,
+                found.translation.split(sizes),
+                found.rotation.split(sizes),
+                true,
+                strict=True,
+            )
+        }
+        real, rendered = found.features.chunk(2, dim=1)
+        terms["feature"] = vicreg(rendered, real)
+        both = torch.cat([real.flatten(0, 1), rendered.flatten(0, 1)]).detach()
+        photograph, drawn = game.critic(game.weights, both).chunk(2)
+        (0.5 * (((photograph - 1) ** 2).mean() + (drawn**2).mean()) / num).backward()
+        if part == num - 1:
+            with torch.no_grad():
+                for value in game.weights.values():
+                    assert value.grad is not None
+                    value.copy_(first_adam_step(value, value.grad, game.rate, game.eps))
+        held = {name: value.detach() for name, value in game.weights.items()}
+        terms["adversarial"] = ((game.critic(held, rendered.flatten(0, 1)) - 1) ** 2).mean()
+        torch.stack([weights[name] * value / num for name, value in terms.items()]).sum().backward()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.detach() / num
+    return sums

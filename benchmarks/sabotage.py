@@ -5,6 +5,9 @@
 `weights=K` adds noise of K % to the weights of every network that is evaluated; `drop=TERM` keeps a
 loss term in the log and out of the gradient; `late_views` skips the synchronisation between drawing
 a view and reading it: the poses in the bank are new, the pictures those of the refresh before.
+`idle=PART` leaves out what moves the network, its discriminator or its average; `parts=last` has
+the gradients of all micro-batches but the last forgotten, `parts=sum` has them added up instead of
+averaged; `keep` saves every activation in spite of `train.checkpointing`.
 """
 
 import functools
@@ -18,12 +21,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness.faults import FaultError
+from rap.config import Config
 from rap.data.images import ImageBank
 from rap.model.regressor import Prediction, Regressor
 from rap.train import step
 
 SEED = 5
 TERMS = ("pose", "rendered", "view", "feature")
+"""Of the first pass; the adversarial one is a fault of its own."""
+Patch = AbstractContextManager[object]
 
 
 def sabotage(name: str) -> AbstractContextManager[object]:
@@ -33,11 +39,11 @@ def sabotage(name: str) -> AbstractContextManager[object]:
         return _weights(float(value) / 100)
     if kind == "drop" and value in TERMS:
         return _drop(value)
-    if name == "late_views":
-        return _late_views()
+    if name in PLAIN:
+        return PLAIN[name]()
     raise FaultError(
         f"code:{name} is no fault of this suite; accepted are code:weights=K (percent), "
-        f"code:drop=TERM (one of {', '.join(TERMS)}), code:late_views"
+        f"code:drop=TERM (one of {', '.join(TERMS)}), code:" + ", code:".join(PLAIN)
     )
 
 
@@ -79,6 +85,64 @@ def _drop(term: str) -> Iterator[None]:
         yield
 
 
+def _drop_adversarial() -> Patch:
+    original = step.fooling_loss
+    return mock.patch.object(step, "fooling_loss", lambda scores: original(scores).detach())
+
+
+def _nothing(*_args: object, **_kwargs: object) -> None:
+    """Instead of what moves weights."""
+
+
+def _idle_network() -> Patch:
+    return mock.patch.object(torch.amp.GradScaler, "step", _nothing)
+
+
+@contextmanager
+def _idle_discriminator() -> Iterator[None]:
+    original = step.train_discriminator
+
+    @functools.wraps(original)
+    def train(learner: step.Learner, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 (passed on)
+        assert learner.discriminator_optimizer is not None
+        with mock.patch.object(learner.discriminator_optimizer, "step", _nothing):
+            return original(learner, *args, **kwargs)
+
+    with mock.patch.object(step, "train_discriminator", train):
+        yield
+
+
+def _idle_average() -> Patch:
+    return mock.patch.object(step, "update_average", _nothing)
+
+
+def _last_part() -> Patch:
+    original: Callable[..., Any] = step.loss_terms
+
+    @functools.wraps(original)
+    def loss_terms(learner: step.Learner, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (passed on)
+        learner.optimizer.zero_grad(set_to_none=True)
+        return original(learner, *args, **kwargs)
+
+    return mock.patch.object(step, "loss_terms", loss_terms)
+
+
+def _sum_of_parts() -> Patch:
+    original: Callable[..., Any] = step.loss_terms
+
+    @functools.wraps(original)
+    def loss_terms(learner: step.Learner, batch: object, config: Config, **kwargs: Any) -> Any:  # noqa: ANN401 (passed on)
+        more = config.train.micro_batches - 1
+        terms = original(learner, batch, config, **kwargs)
+        return {name: value + more * (value - value.detach()) for name, value in terms.items()}
+
+    return mock.patch.object(step, "loss_terms", loss_terms)
+
+
+def _keep() -> Patch:
+    return mock.patch.object(Regressor, "recompute_activations", _nothing)
+
+
 @contextmanager
 def _late_views() -> Iterator[None]:
     original = ImageBank.write
@@ -95,3 +159,11 @@ def _late_views() -> Iterator[None]:
 
     with mock.patch.object(ImageBank, "write", write):
         yield
+
+
+PLAIN: dict[str, Callable[[], Patch]] = {
+    "late_views": _late_views, "drop=adversarial": _drop_adversarial, "idle=network": _idle_network,
+    "idle=discriminator": _idle_discriminator, "idle=average": _idle_average,
+    "parts=last": _last_part, "parts=sum": _sum_of_parts, "keep": _keep,
+}  # fmt: skip
+"""Faults without a number, by name."""

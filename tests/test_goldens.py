@@ -14,7 +14,7 @@ def twins() -> dict[str, frozen.Numbers]:
     return frozen.twins()
 
 
-@pytest.mark.parametrize("part", ["network", "render", "losses", "step"])
+@pytest.mark.parametrize("part", ["network", "render", "losses", "step", "training"])
 def test_stored_numbers_are_the_twins(twins: dict[str, frozen.Numbers], part: str) -> None:
     """To what a double keeps on another machine; run `python -m benchmarks.frozen` if meant."""
     off = frozen.difference(twins[part], frozen.read_goldens(part))

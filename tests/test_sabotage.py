@@ -57,6 +57,34 @@ def test_dropped_term_is_seen_in_the_step_s_gradient(term: str) -> None:
     )
 
 
+FAULTS_OF_A_STEP = {
+    "drop=adversarial": "move of network: adaptation",
+    "drop=pose": "move of network: trunk",
+    "idle=network": "move of network: trunk",
+    "idle=discriminator": "move of game: layers",
+    "idle=average": "move of average: trunk",
+    "parts=last": "move of network: trunk",
+    "parts=sum": "move of network: trunk",
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, float]:
+    """How far a whole step is from its golden numbers."""
+    return frozen.difference(frozen.training_numbers(CPU), frozen.read_goldens("training"))
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_A_STEP)
+def test_faults_of_a_step_move_a_golden_number(fault: str, undisturbed: dict[str, float]) -> None:
+    """Each the number that is its own, and that is right without it."""
+    with sabotage(fault):
+        found = frozen.training_numbers(CPU)
+    off = frozen.difference(found, frozen.read_goldens("training"))
+    moved = FAULTS_OF_A_STEP[fault]
+    assert off[moved] > 5 * frozen.TOLERANCE["fp32"]
+    assert undisturbed[moved] < 0.2 * frozen.TOLERANCE["fp32"]
+
+
 def compared() -> tuple[step.Terms, torch.Tensor | None]:
     """Whatever stands for the function now."""
     return cast(step.Comparison, step.compare)()
@@ -88,7 +116,9 @@ def test_late_views_have_new_poses_and_old_pictures() -> None:
     assert int(bank.images.max()) == 2
 
 
-@pytest.mark.parametrize("name", ["typo", "weights=much", "drop=adversarial", "late_views=1"])
+@pytest.mark.parametrize(
+    "name", ["typo", "weights=much", "drop=rotation", "late_views=1", "idle=all"]
+)
 def test_unknown_fault_is_refused(name: str) -> None:
     """A run without the fault that was meant would prove nothing."""
     with pytest.raises(FaultError, match="no fault of this suite"):
@@ -102,6 +132,10 @@ def test_unknown_fault_is_refused(name: str) -> None:
         ("", set()),
         ("code:weights=0.5", {"network[fp32]"}),
         ("code:drop=view", {"step"}),
+        ("code:drop=adversarial", {"step"}),
+        ("code:idle=discriminator", {"step"}),
+        ("code:idle=network", {"step"}),
+        ("code:idle=average", {"step"}),
         ("code:late_views", {"views"}),
         ("answer@golden_render", {"render"}),
     ],
