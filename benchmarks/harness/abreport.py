@@ -10,7 +10,7 @@ from benchmarks.harness.markdown import APPROVAL
 from benchmarks.harness.pairs import PairedVerdict, State
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import SCHEMA
-from benchmarks.harness.report import Line, show
+from benchmarks.harness.report import Line, Row, show, table
 from benchmarks.harness.rules import Status
 from benchmarks.harness.trees import Arm
 from benchmarks.harness.verdict import CODES, Code
@@ -60,14 +60,6 @@ class Report:
     def exit_code(self) -> int:
         """What the command ends with."""
         return INTERRUPTED if self.ended is Ended.INTERRUPTED else self.code.value
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table and its colour: "", "green", "yellow" or "red"."""
-
-    cells: tuple[str, ...]
-    colour: str
 
 
 def rows(comparison: Comparison, *, running: bool = False) -> Iterator[Row]:
@@ -143,7 +135,7 @@ def lines(report: Report) -> Iterator[Line]:
     yield Line("")
     found = [*rows(report.comparison)]
     if found:
-        yield from _table(found)
+        yield from table(HEADER, found)
         yield Line(f"  {LEGEND}")
         for entry in report.comparison.entries:
             finding = entry.finding
@@ -152,14 +144,6 @@ def lines(report: Report) -> Iterator[Line]:
         yield Line("")
     for text, colour in _explained(report):
         yield Line(text, colour)
-
-
-def _table(found: Sequence[Row]) -> Iterator[Line]:
-    table = [HEADER, *(row.cells for row in found)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADER))]
-    for cells, colour in zip(table, ["", *(row.colour for row in found)], strict=True):
-        middle = "  ".join(c.rjust(w) for c, w in zip(cells[1:-1], widths[1:-1], strict=True))
-        yield Line(f"  {cells[0].ljust(widths[0])}  {middle}  {cells[-1]}".rstrip(), colour)
 
 
 def _head(report: Report) -> Iterator[Line]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.harness.blocks import TRIES, Block, Pairs, Request, pairs_of
-from benchmarks.harness.evidence import Evidence, counters, gap_in, problem
+from benchmarks.harness.evidence import BothArms, counters, gap_in, problem
 from benchmarks.harness.interest import interest
 from benchmarks.harness.known import Known, bare
 from benchmarks.harness.noninferior import judge_seeds, seeds_of
@@ -18,7 +18,15 @@ from benchmarks.harness.policy import Entry, MetricRule, Policy
 from benchmarks.harness.rules import Case, Finding, Status, judge_metric
 from benchmarks.harness.startup import start_findings
 from benchmarks.harness.statistics import median
-from benchmarks.harness.verdict import CODES, MAX_INVALID, SEVERITY, Code, advised
+from benchmarks.harness.verdict import (
+    CODES,
+    MAX_INVALID,
+    Code,
+    advised,
+    codes_of,
+    gravest,
+    severity,
+)
 
 MIN_LOST, MAX_LOST = 3, 6
 """Lost pairs before the machine is called unfit, and before one benchmark is given up."""
@@ -59,7 +67,7 @@ class Comparison:
     def red(self) -> tuple[Compared, ...]:
         """What decided against a pass, the most severe first."""
         bad = [entry for entry in self.entries if entry.finding.status in CODES]
-        return tuple(sorted(bad, key=lambda e: SEVERITY.index(CODES[e.finding.status])))
+        return tuple(sorted(bad, key=lambda entry: severity(entry.finding)))
 
 
 def judge_blocks(
@@ -98,13 +106,12 @@ def judge_blocks(
         text = f"no {what} was measured in both arms: nothing was compared"
         entries.append(Compared(Finding("", "", Status.MISSING, detail=text)))
     entries += map(Compared, start_findings(blocks, policy))
-    codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES}
+    codes = codes_of(entry.finding for entry in entries)
     codes |= {Code.ENVIRONMENT} if judge.unfit else set()
-    code = next((code for code in SEVERITY if code in codes), Code.PASS)
-    return Comparison(code, tuple(entries), judge.request(), counted)
+    return Comparison(gravest(codes), tuple(entries), judge.request(), counted)
 
 
-def _gather(blocks: Sequence[Block], policy: Policy, known: Known | None) -> dict[str, Evidence]:
+def _gather(blocks: Sequence[Block], policy: Policy, known: Known | None) -> dict[str, BothArms]:
     records = [r for block in blocks for r in (*block.base.records, *block.head.records)]
     # The base may lack a name that new benchmarks import; what it knows of them is missed by name.
     names = {r.id for r in records if not r.is_file}
@@ -117,11 +124,11 @@ def _gather(blocks: Sequence[Block], policy: Policy, known: Known | None) -> dic
             for side in ("base", "head")
         )
         device = blocks[0].head.machine.device
-        found[name] = Evidence(name, policy.entry(name), base, head, device, known)
+        found[name] = BothArms(name, policy.entry(name), base, head, device, known)
     return found
 
 
-def _count_gated(evidence: dict[str, Evidence], policy: Policy) -> int:
+def _count_gated(evidence: dict[str, BothArms], policy: Policy) -> int:
     return sum(
         rule.family == "time"
         for found in evidence.values()
@@ -130,7 +137,7 @@ def _count_gated(evidence: dict[str, Evidence], policy: Policy) -> int:
     )
 
 
-def _count_seeded(evidence: dict[str, Evidence], policy: Policy) -> int:
+def _count_seeded(evidence: dict[str, BothArms], policy: Policy) -> int:
     return sum(
         any(metric in record.samples for record in found.head)
         for found in evidence.values()
@@ -151,7 +158,7 @@ def _duplicates(blocks: Sequence[Block]) -> Iterator[Compared]:
         yield Compared(Finding(name, "", Status.DUPLICATE, detail=text))
 
 
-def _lost(evidence: Mapping[str, Evidence], known: Known | None) -> Iterator[Compared]:
+def _lost(evidence: Mapping[str, BothArms], known: Known | None) -> Iterator[Compared]:
     """What the head has taken out of the suite that both arms run: benchmarks, or values of them.
 
     Where a file of the head crashed, which is red by itself, nobody knows what else it holds.
@@ -203,7 +210,7 @@ class _Judge:
             return Request(newest.index + 1, 0, tuple(sorted(self._pending)))
         return None
 
-    def benchmark(self, found: Evidence) -> Iterator[Compared]:
+    def benchmark(self, found: BothArms) -> Iterator[Compared]:
         """Every finding about one benchmark."""
         reason = problem(found)
         if reason is not None:
@@ -218,7 +225,7 @@ class _Judge:
         for one in compared:
             yield replace(one, finding=advised(one.finding)) if advisory else one
 
-    def _metrics(self, found: Evidence, entry: Entry) -> Iterator[Compared]:
+    def _metrics(self, found: BothArms, entry: Entry) -> Iterator[Compared]:
         for metric, rule in found.metrics(self._policy):
             gap = gap_in(found, metric, rule)
             if gap is not None:
@@ -230,7 +237,7 @@ class _Judge:
             else:
                 yield Compared(self._accuracy(found, entry, metric, rule))
 
-    def _time(self, found: Evidence, entry: Entry, metric: str, rule: MetricRule) -> Compared:
+    def _time(self, found: BothArms, entry: Entry, metric: str, rule: MetricRule) -> Compared:
         pairs = pairs_of(self._blocks, found.name, metric, rule.better)
         self._num_pairs += len(pairs.log_ratios) + pairs.num_lost
         self._num_lost += pairs.num_lost
@@ -255,7 +262,7 @@ class _Judge:
             finding = advised(finding)
         return Compared(finding, verdict)
 
-    def _accuracy(self, found: Evidence, entry: Entry, metric: str, rule: MetricRule) -> Finding:
+    def _accuracy(self, found: BothArms, entry: Entry, metric: str, rule: MetricRule) -> Finding:
         """By the same seeds in both arms; without seeds, by the rule against a stored number."""
         seeds = seeds_of(self._blocks, found.name, metric)
         if not seeds:
@@ -269,7 +276,7 @@ class _Judge:
             self._pending.add(found.name)
         return finding
 
-    def _memory(self, found: Evidence, metric: str, rule: MetricRule) -> Finding:
+    def _memory(self, found: BothArms, metric: str, rule: MetricRule) -> Finding:
         """The maximum over processes; where that is noisy, the median must say the same."""
         before, after = found.values("base", metric), found.values("head", metric)
         highest = max(before), max(after)
@@ -294,7 +301,7 @@ def _middle(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _disturbed(pairs: Pairs, found: Evidence, verdict: PairedVerdict) -> str:
+def _disturbed(pairs: Pairs, found: BothArms, verdict: PairedVerdict) -> str:
     """What a reader must know about the times: given up, unsteady, invalid, lost."""
     records = (*found.base, *found.head)
     unsteady = sum(record.warm_up == "unsteady" for record in records)

@@ -26,7 +26,7 @@ WAY_OUT = "what only the head can run needs a name of its own, in a file of its 
 
 
 @dataclass(frozen=True)
-class Evidence:
+class BothArms:
     """What both arms say about one benchmark."""
 
     name: str
@@ -58,7 +58,7 @@ class Evidence:
         return [record.metrics[metric] for record in records if metric in record.metrics]
 
 
-def problem(found: Evidence) -> Finding | None:
+def problem(found: BothArms) -> Finding | None:
     """Why the two arms cannot be compared; None where they can."""
     if not found.head:
         text = "the head gave no record of it, the base did" if found.base else "gave no record"
@@ -79,7 +79,7 @@ def problem(found: Evidence) -> Finding | None:
     return None
 
 
-def _without_base(found: Evidence, worst: Record | None) -> Finding:
+def _without_base(found: BothArms, worst: Record | None) -> Finding:
     """The head passed and the base did not: new where the base never had it, else no evidence."""
     if worst is None:
         why = "gave no record in the base arm"
@@ -97,7 +97,7 @@ def _without_base(found: Evidence, worst: Record | None) -> Finding:
     return Finding(found.name, "", status, detail=f"the base does not have it: {why}")
 
 
-def gap_in(found: Evidence, metric: str, rule: MetricRule) -> Finding | None:
+def gap_in(found: BothArms, metric: str, rule: MetricRule) -> Finding | None:
     """A number that is missing or impossible in an arm."""
     before, after = found.values("base", metric), found.values("head", metric)
     if len(after) < len(found.head):
@@ -117,7 +117,7 @@ def gap_in(found: Evidence, metric: str, rule: MetricRule) -> Finding | None:
     return None
 
 
-def counters(found: Evidence) -> Iterator[Finding]:
+def counters(found: BothArms) -> Iterator[Finding]:
     """Exact counts: the head may have only values that the base had, too."""
     base, head = found.base, found.head
     for name in sorted({key for record in (*base, *head) for key in record.counters}):
@@ -134,7 +134,7 @@ def counters(found: Evidence) -> Iterator[Finding]:
     yield from _only_head_counted(found)
 
 
-def _only_head_counted(found: Evidence) -> Iterator[Finding]:
+def _only_head_counted(found: BothArms) -> Iterator[Finding]:
     """CUDA calls of the head with nothing beside them: where the base's counting failed, no pass.
 
     Where the base's have no one number (they depend on the data, or the call is too long to count),

@@ -27,68 +27,68 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at."""
 
     level: Level
     text: str
 
 
-def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
+def packages(installed: Callable[[str], str] = version) -> Iterator[Check]:
     """pytest and pytest-benchmark, at versions that the plugin was tried with."""
     for name, needed in NEEDED.items():
         least = ".".join(map(str, needed))
         try:
             found = installed(name)
         except PackageNotFoundError:
-            yield Finding("unfit", f"{name} is not installed; {least} or newer is needed")
+            yield Check("unfit", f"{name} is not installed; {least} or newer is needed")
             continue
         numbers = tuple(int(part) for part in found.split(".")[: len(needed)] if part.isdigit())
         if numbers < needed:
-            yield Finding("unfit", f"{name} {found} < {least}")
+            yield Check("unfit", f"{name} {found} < {least}")
         else:
-            yield Finding("ok", f"{name} {found}")
+            yield Check("ok", f"{name} {found}")
 
 
-def code(commit: str, edits: Sequence[str] = ()) -> Finding:
+def code(commit: str, edits: Sequence[str] = ()) -> Check:
     """Whether the numbers could be traced back to a commit; `edits` of an export are named."""
     if commit == "unknown":
         text = "the commit is not known, so no baseline can be accepted: set BENCHMARK_COMMIT"
-        return Finding("warning", text)
+        return Check("warning", text)
     if commit.endswith(DIRTY):
         where = f" (edited since its export: {', '.join(edits)})" if edits else ""
-        return Finding("warning", f"commit {commit}{where}: no baseline can be accepted from it")
-    return Finding("ok", f"commit {commit}")
+        return Check("warning", f"commit {commit}{where}: no baseline can be accepted from it")
+    return Check("ok", f"commit {commit}")
 
 
-def baseline(stored: Baseline | None, path: Path, required: bool) -> Finding:
+def baseline(stored: Baseline | None, path: Path, required: bool) -> Check:
     """Whether there is something to compare with, and whether its noise is known."""
     if stored is None:
         level: Level = "unfit" if required else "warning"
-        return Finding(level, f"no baseline ({path}): python -m benchmarks baseline record")
+        return Check(level, f"no baseline ({path}): python -m benchmarks baseline record")
     known = sum(noise.sessions >= KNOWN_SESSIONS for noise in stored.noise.values())
     total = len(stored.records)
     if known < total:
         text = f"{path}: the noise of {known} of {total} benchmarks is known; the others take "
-        return Finding("warning", text + "fresh processes to be red: baseline record, accept")
-    return Finding("ok", f"{path}: {total} benchmarks with their noise")
+        return Check("warning", text + "fresh processes to be red: baseline record, accept")
+    return Check("ok", f"{path}: {total} benchmarks with their noise")
 
 
-def host(load: float, governor: str | None, resets_peaks: bool) -> Iterator[Finding]:
+def host(load: float, governor: str | None, resets_peaks: bool) -> Iterator[Check]:
     """Neighbours, clocks and memory peaks of the host."""
     per_core = load / num_cores()
     text = f"load average {load:.2f} on {num_cores()} cores"
     busy = per_core > BUSY_LOAD
-    yield Finding("warning" if busy else "ok", text + (": wall times will move" if busy else ""))
+    yield Check("warning" if busy else "ok", text + (": wall times will move" if busy else ""))
     if governor is not None:
         slow = governor != "performance"
         advice = ": clocks follow the load (performance is steadier)" if slow else ""
-        yield Finding("warning" if slow else "ok", f"CPU governor {governor}{advice}")
+        yield Check("warning" if slow else "ok", f"CPU governor {governor}{advice}")
     if not resets_peaks:
-        yield Finding("warning", f"{CLEAR_REFS} is not writable: no peaks of host memory here")
+        yield Check("warning", f"{CLEAR_REFS} is not writable: no peaks of host memory here")
 
 
-def noise(times: dict[str, Sequence[float]]) -> Iterator[Finding]:
+def noise(times: dict[str, Sequence[float]]) -> Iterator[Check]:
     """How far each canary's times lie apart, largest over smallest left out."""
     for name, values in sorted(times.items()):
         ordered = sorted(values)
@@ -96,7 +96,7 @@ def noise(times: dict[str, Sequence[float]]) -> Iterator[Finding]:
         middle = ordered[len(ordered) // 2]
         spread = (ordered[-1 - quarter] - ordered[quarter]) / middle if middle else math.inf
         level: Level = "warning" if spread > QUIET else "ok"
-        yield Finding(level, f"canary {name}: {1e3 * middle:.3g} ms, spread {spread:.1%}")
+        yield Check(level, f"canary {name}: {1e3 * middle:.3g} ms, spread {spread:.1%}")
 
 
 def canaries(device: str, look: Callable[[], object] | None = None) -> dict[str, Sequence[float]]:
@@ -113,22 +113,22 @@ def canaries(device: str, look: Callable[[], object] | None = None) -> dict[str,
     return {name: [song[name] for song in songs] for name in names}
 
 
-def gpu(machine: Machine, watched: Gpu | None, samples: Sequence[Sample]) -> Iterator[Finding]:
+def gpu(machine: Machine, watched: Gpu | None, samples: Sequence[Sample]) -> Iterator[Check]:
     """What NVML says at a little work: other processes, throttling, temperature."""
     if machine.gpu is None:
         return
     if watched is None:
-        yield Finding("warning", "NVML is not available: throttling and neighbours stay unseen")
+        yield Check("warning", "NVML is not available: throttling and neighbours stay unseen")
         return
     for reason in why_invalid(watched, samples):
-        yield Finding("unfit", reason)
+        yield Check("unfit", reason)
     limited = held_back(samples)
     if limited:
-        yield Finding("warning", limited)
+        yield Check("warning", limited)
     last = samples[-1]
     told = {"C": last.temperature_c, "W": last.power_w, "MHz (SM)": last.sm_clock_mhz}
     shown = [f"{value:.0f} {unit}" for unit, value in told.items() if value is not None]
-    yield Finding("ok", f"GPU at {', '.join(shown)}" if shown else "GPU")
+    yield Check("ok", f"GPU at {', '.join(shown)}" if shown else "GPU")
 
 
 def read_governor() -> str | None:
@@ -136,6 +136,6 @@ def read_governor() -> str | None:
     return GOVERNOR.read_text(encoding="ascii").strip() if GOVERNOR.exists() else None
 
 
-def look_at_host() -> Iterator[Finding]:
+def look_at_host() -> Iterator[Check]:
     """The findings about this host, now."""
     return host(os.getloadavg()[0], read_governor(), os.access(CLEAR_REFS, os.W_OK))

@@ -57,6 +57,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", bare).strip("-") or "unknown"
 
 
+def suite_name(scene: str, *, full: bool) -> str:
+    """Which set of numbers a run belongs to: the scene, and `-full` with all parameters."""
+    return slug(Path(scene).name) + ("-full" if full else "")
+
+
 def resolve_device(wanted: str) -> str:
     """`auto` → `cuda` where torch can use a GPU, else `cpu`; torch is imported only near a GPU."""
     near_gpu = Path("/proc/driver/nvidia").exists() or load_nvml() is not None

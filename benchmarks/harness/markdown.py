@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.report import show
 from benchmarks.harness.rules import Finding, Status
-from benchmarks.harness.verdict import CODES, SEVERITY, Code
+from benchmarks.harness.verdict import CODES, Code, red
 
 MAX_LINES = 60
 MAX_TEXT = 300
@@ -58,12 +58,6 @@ def page(
         if len(rows) > room:
             lines += ["", f"{len(rows) - room} more rows are left out here."]
     return [*lines, "", f"{fine} other judgements without a finding."]
-
-
-def red(findings: Sequence[Finding]) -> list[Finding]:
-    """What decided against a pass, the most severe first."""
-    bad = [finding for finding in findings if finding.status in CODES]
-    return sorted(bad, key=lambda finding: SEVERITY.index(CODES[finding.status]))
 
 
 def _row(finding: Finding, effects: Effects) -> str:

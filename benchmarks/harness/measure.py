@@ -130,15 +130,12 @@ class Measure:
         else:
             on_gpu = clock == "gpu" and self.device == "cuda"
             self.record = replace(self.record, clock="gpu" if on_gpu else "wall", cache=cache)
-            replayed = replay and self.device == "cuda"
-            if replayed:
+            if replay and self.device == "cuda":
                 self.metric("launched_s", launched_s(step))
-            timed = recorded(step) if replayed else step
-            timing = self._take(timed, rounds, before_round, self._stage)
-            self._note_times(timing, self._stage)
+                step = recorded(step)
+            first, last = self._time(step, rounds, before_round, self._stage)
             if items is not None:
                 self.metric(f"{unit}_per_s", items / self.record.metrics["time_s"])
-            first, last = timing.first, timing.last
         for name, count in graphs_since(compiled).items():
             self.counter(name, count)
         if self._faults.active("answer", self.record.id):
@@ -185,13 +182,14 @@ class Measure:
         """Record an exact count; any change of it is red."""
         self.record = replace(self.record, counters={**self.record.counters, name: count})
 
-    def _take(
+    def _time(
         self,
         step: Callable[[], T],
         rounds: int | None,
         before_round: Callable[[], object] | None,
         stage: Stage,
-    ) -> Timing[T]:
+    ) -> tuple[T, T]:
+        """What the first and the last call returned; the record has everything else."""
         watch = None if stage.gpu is None else Watch(stage.gpu)
         canary = stage.canaries.before()
         if self.record.cache == "cold":
@@ -219,21 +217,22 @@ class Measure:
         metrics = {**self.record.metrics, **stage.memory.read()}
         canary = average(canary, stage.canaries.sing())
         self.record = replace(self.record, metrics=metrics, canary=canary, notes=tuple(notes))
-        return timing
+        self._note_times(timing, stage)
+        return timing.first, timing.last
 
     def _note_times(self, timing: Timing[T], stage: Stage) -> None:
-        times = gated_times(timing.rounds, on_gpu=self.record.clock == "gpu")
+        times = round_times(timing.rounds, on_gpu=self.record.clock == "gpu")
         metrics = {
             "time_s": log_median(times),
             "iqr_s": quantile(times, 0.75) - quantile(times, 0.25),
             "p95_s": quantile(times, 0.95),
             "p99_s": quantile(times, 0.99),
-            "wall_s": log_median(gated_times(timing.rounds, on_gpu=False)),
+            "wall_s": log_median(round_times(timing.rounds, on_gpu=False)),
             "cpu_s": median([taken.cpu_s for taken in timing.rounds]),
             "first_call_s": timing.first_call_s,
         }
         if self.device == "cuda":
-            metrics["gpu_s"] = log_median(gated_times(timing.rounds, on_gpu=True))
+            metrics["gpu_s"] = log_median(round_times(timing.rounds, on_gpu=True))
         if "mean_power_w" in self.record.facts:
             metrics["energy_j"] = self.record.facts["mean_power_w"] * metrics["wall_s"]
         metrics = {**self.record.metrics, **metrics}
@@ -243,7 +242,7 @@ class Measure:
         stage.replay(times)
 
 
-def gated_times(rounds: Sequence[Round], on_gpu: bool) -> list[float]:
+def round_times(rounds: Sequence[Round], on_gpu: bool) -> list[float]:
     """The round times of one clock, all of them above the clocks' resolution."""
     if on_gpu:
         return [max(span, 1e-9) for taken in rounds for span in taken.gpu_s]

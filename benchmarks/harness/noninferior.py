@@ -15,7 +15,7 @@ from benchmarks.harness.blocks import Block
 from benchmarks.harness.pairs import POWER
 from benchmarks.harness.policy import MetricRule
 from benchmarks.harness.rules import Finding, Status
-from benchmarks.harness.statistics import median, t_quantile
+from benchmarks.harness.statistics import deviation, median, t_quantile
 
 PASS_LEVELS = (0.005, 0.008, 0.012, 0.016, 0.02, 0.028)
 """Chance per look that a loss of just the margin passes; 5 % in all, as the looks overlap."""
@@ -106,7 +106,7 @@ def bounds(losses: Sequence[float], pass_level: float, loss_level: float) -> Bou
     mean = math.fsum(losses) / num
     if num < 2:
         return Bounds(mean, -math.inf, math.inf, math.inf)
-    spread = math.sqrt(math.fsum((loss - mean) ** 2 for loss in losses) / (num - 1) / num)
+    spread = deviation(losses) / math.sqrt(num)
     proof = t_quantile(1.0 - loss_level, num - 1)
     return Bounds(
         mean,

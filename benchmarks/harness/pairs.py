@@ -153,9 +153,7 @@ def decide_pairs(
     if screened:
         return _second_stage(rule, Route.STORED, log_ratios)
     if len(log_ratios) < SCREEN_BLOCKS:
-        return rule.verdict(
-            State.MORE, Route.SCREEN, log_ratios, SCREEN_BLOCKS - len(log_ratios)
-        )  # fmt: skip
+        return rule.verdict(State.MORE, Route.SCREEN, log_ratios, SCREEN_BLOCKS - len(log_ratios))
     first, fresh = log_ratios[:SCREEN_BLOCKS], log_ratios[SCREEN_BLOCKS:]
     screen = estimate(first)
     if screen.p_above(rule.margin) < SCREEN_LEVEL:

@@ -65,7 +65,7 @@ def lines(judgement: Judgement) -> Iterator[Line]:
         yield Line(f"process   {describe_start(judgement.run.start)}")
     yield from _warnings(judgement)
     yield Line("")
-    yield from table(rows(judgement))
+    yield from table(HEADER, [*rows(judgement)])
     yield from _footnotes(judgement.run.records)
     yield from _ceilings(judgement.run)
     yield Line("")
@@ -102,9 +102,9 @@ def _warnings(judgement: Judgement) -> Iterator[Line]:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table."""
+    """One row of a table and its colour."""
 
-    cells: tuple[str, str, str, str, str]
+    cells: tuple[str, ...]
     colour: str
 
 
@@ -185,15 +185,14 @@ def show(metric: str, value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def table(entries: Iterator[Row]) -> Iterator[Line]:
-    """Aligned columns: text to the left, numbers to the right."""
-    found = list(entries)
-    cells = [HEADER, *(row.cells for row in found)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    colours = ["", *(row.colour for row in found)]
-    for row, colour in zip(cells, colours, strict=True):
-        numbers = "  ".join(row[n].rjust(widths[n]) for n in (1, 2, 3))
-        yield Line(f"  {row[0].ljust(widths[0])}  {numbers}  {row[4]}".rstrip(), colour)
+def table(header: tuple[str, ...], found: Sequence[Row]) -> Iterator[Line]:
+    """Aligned columns: text, the first and the last, to the left, numbers to the right."""
+    everything = [Row(header, ""), *found]
+    widths = [max(len(row.cells[n]) for row in everything) for n in range(len(header))]
+    for row in everything:
+        name, *numbers, word = row.cells
+        middle = "  ".join(n.rjust(w) for n, w in zip(numbers, widths[1:-1], strict=True))
+        yield Line(f"  {name.ljust(widths[0])}  {middle}  {word}".rstrip(), row.colour)
 
 
 def _footnotes(records: Sequence[Record]) -> Iterator[Line]:

@@ -118,7 +118,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Measured:
     """One measurement against the baseline."""
 
     share: float
@@ -246,11 +246,11 @@ def _judge_noisy(case: Case, base: Record, records: Sequence[Record]) -> Finding
     return case.finding(Status.WORSE if len(worse) >= CONFIRMATIONS else Status.SUSPECT, text)
 
 
-def _is_gross(case: Case, sample: Sample) -> bool:
+def _is_gross(case: Case, sample: Measured) -> bool:
     return not sample.busy and sample.share > case.gross()
 
 
-def _compare(case: Case, base: Record, record: Record) -> Sample:
+def _compare(case: Case, base: Record, record: Record) -> Measured:
     before = base.metrics[case.metric]
     # A fresh process that lacks the number or has an impossible one confirms nothing.
     after = record.metrics.get(case.metric, math.nan)
@@ -262,7 +262,7 @@ def _compare(case: Case, base: Record, record: Record) -> Sample:
     share = loss / abs(before) if before else math.inf
     # Neighbours stretch wall time; processor time they leave alone.
     busy = worst > BUSY and _clock(case.metric, base) != "cpu"
-    return Sample(share, loss, slower, busy)
+    return Measured(share, loss, slower, busy)
 
 
 def _clock(metric: str, base: Record) -> str:

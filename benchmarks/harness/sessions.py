@@ -15,8 +15,8 @@ from benchmarks.harness.commit import DIRTY
 from benchmarks.harness.counting import KINDS, NOT_COUNTED
 from benchmarks.harness.record import Record, RecordError, Session, finite, read_session
 from benchmarks.harness.startup import HELD
-from benchmarks.harness.statistics import median
-from benchmarks.harness.verdict import SEVERITY, Code
+from benchmarks.harness.statistics import deviation, median
+from benchmarks.harness.verdict import Code, gravest
 
 FOLDER = Path(".benchmarks/sessions")
 STEADY_SHARE = 0.5
@@ -55,8 +55,7 @@ def code_of(session: Session) -> tuple[str, str]:
 
 def worst_code(objections: Sequence[Objection]) -> Code:
     """The gravest exit code; PASS without any objection."""
-    codes = {objection.code for objection in objections}
-    return next((code for code in SEVERITY if code in codes), Code.PASS)
+    return gravest({objection.code for objection in objections})
 
 
 def objections(sessions: Sequence[Session]) -> list[Objection]:
@@ -228,13 +227,8 @@ def _log_sd(records: Sequence[Record]) -> dict[str, float]:
     """Standard deviation of the logarithm of each time over the sessions."""
     times = _medians([record.metrics for record in records])
     return {
-        name: _deviation([math.log(record.metrics[name]) for record in records])
+        name: deviation([math.log(record.metrics[name]) for record in records])
         for name in times
         if name.endswith("_s") and not name.endswith("_per_s")
         and all(record.metrics[name] > 0 for record in records)
     }  # fmt: skip
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -33,6 +33,12 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else 1.0
 
 
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample, of at least two values."""
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def median_half_width(values: Sequence[float], confidence: float = 0.95) -> float:
     """How much worse the median of a second set of as many values may be by chance, one-sided.
 
@@ -43,9 +49,7 @@ def median_half_width(values: Sequence[float], confidence: float = 0.95) -> floa
     num = len(values)
     if num < 2:
         return 0.0
-    mean = sum(values) / num
-    variance = sum((value - mean) ** 2 for value in values) / (num - 1)
-    return t_quantile(confidence, num - 1) * math.sqrt(variance * math.pi / num)
+    return t_quantile(confidence, num - 1) * deviation(values) * math.sqrt(math.pi / num)
 
 
 @cache

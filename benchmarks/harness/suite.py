@@ -25,7 +25,7 @@ from benchmarks.harness.environments import SetupError
 from benchmarks.harness.faults import Faults
 from benchmarks.harness.gpu import Gpu
 from benchmarks.harness.lock import claim
-from benchmarks.harness.machine import Machine, slug, this_machine
+from benchmarks.harness.machine import Machine, suite_name, this_machine
 from benchmarks.harness.measure import Measure, Stage
 from benchmarks.harness.memory import MemoryWatch, forget_what_is_loaded
 from benchmarks.harness.options import Wanted
@@ -93,7 +93,7 @@ class Suite:
     @property
     def name(self) -> str:
         """Which set of numbers this is: the scene, and `-full` with all parameters."""
-        return slug(Path(self.wanted.scene).name) + ("-full" if self.wanted.full else "")
+        return suite_name(self.wanted.scene, full=self.wanted.full)
 
     def start_timing(self) -> None:
         """Read policy and baseline; ValueError, with what to do, where they cannot be used."""

@@ -5,7 +5,7 @@ metric is in `rules`; here benchmarks are matched, findings gathered and the exi
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -62,8 +62,27 @@ class Verdict:
     @property
     def red(self) -> tuple[Finding, ...]:
         """The findings that decided against a pass, the most severe first."""
-        bad = [finding for finding in self.findings if finding.status in CODES]
-        return tuple(sorted(bad, key=lambda finding: SEVERITY.index(CODES[finding.status])))
+        return tuple(red(self.findings))
+
+
+def red(findings: Iterable[Finding]) -> list[Finding]:
+    """What decided against a pass, the most severe first."""
+    return sorted((finding for finding in findings if finding.status in CODES), key=severity)
+
+
+def severity(finding: Finding) -> int:
+    """The place of a red finding among others: 0 is the most severe."""
+    return SEVERITY.index(CODES[finding.status])
+
+
+def codes_of(findings: Iterable[Finding]) -> set[Code]:
+    """The exit codes that findings ask for."""
+    return {CODES[finding.status] for finding in findings if finding.status in CODES}
+
+
+def gravest(codes: Collection[int]) -> Code:
+    """The one exit code of several; PASS without any."""
+    return next((code for code in SEVERITY if code in codes), Code.PASS)
 
 
 def judge(
@@ -184,9 +203,9 @@ def advised(finding: Finding) -> Finding:
 
 
 def _code(findings: Sequence[Finding]) -> Code:
-    codes = {CODES[finding.status] for finding in findings if finding.status in CODES}
+    codes = codes_of(findings)
     timed = [finding for finding in findings if finding.family == "time"]
     invalid = [finding for finding in timed if finding.status is Status.INVALID]
     if invalid and len(invalid) > MAX_INVALID * len(timed):
         codes.add(Code.ENVIRONMENT)
-    return next((code for code in SEVERITY if code in codes), Code.PASS)
+    return gravest(codes)

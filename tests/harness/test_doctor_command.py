@@ -29,7 +29,7 @@ class SilentNvml(ModuleType):
         self.nvmlDeviceGetHandleByIndex = str
 
 
-def levels(*findings: fitness.Finding) -> list[str]:
+def levels(*findings: fitness.Check) -> list[str]:
     """How grave each finding is."""
     return [finding.level for finding in findings]
 

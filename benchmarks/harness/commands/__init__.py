@@ -4,7 +4,7 @@ A module has `add(subparsers)`: it adds its parser and sets `run` to a function 
 arguments that returns the exit code. `arguments.root` is the checkout that the command works on.
 """
 
-from argparse import _SubParsersAction
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Callable
 
 Subparsers = _SubParsersAction
@@ -13,6 +13,13 @@ Subparsers = _SubParsersAction
 
 class UsageError(ValueError):
     """Arguments or files that cannot be used: exit code 4; the message says what is accepted."""
+
+
+def add_suite(parser: ArgumentParser) -> None:
+    """Where the benchmarks run, over which scene and which of their parameters."""
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--scene", default="room", metavar="PATH")
+    parser.add_argument("--full", action="store_true", help="all parameters of every benchmark")
 
 
 def table() -> tuple[Callable[[Subparsers], None], ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.harness import faults, machine
 from benchmarks.harness.abreport import lines
 from benchmarks.harness.children import terminable
-from benchmarks.harness.commands import Subparsers, UsageError
+from benchmarks.harness.commands import Subparsers, UsageError, add_suite
 from benchmarks.harness.commands.bisecting import bisect
 from benchmarks.harness.judge import changes_suite
 from benchmarks.harness.known import Known, known_of_pair
@@ -83,9 +83,7 @@ def add_selection(parser: ArgumentParser) -> None:
         "--budget", type=seconds, default=720.0, metavar="TIME",
         help="stop after this time (with --bisect: per commit), e.g. 90s, 12m (default), 1h",
     )  # fmt: skip
-    parser.add_argument("--full", action="store_true", help="all parameters of every benchmark")
-    parser.add_argument("--scene", default="room", metavar="PATH")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_suite(parser)
 
 
 def seconds(text: str) -> float:
@@ -114,9 +112,7 @@ def run(arguments: Namespace) -> int:
             return bisect(arguments.root, good, bad, options, folder, sys.stdout)
         trees = _trees(arguments, folder, options)
         command = repeat_command(_words(arguments), resume=True, faults=options.faults)
-        report, kept = compare_trees(
-            arguments.root, trees, options, folder, command, sys.stderr
-        )  # fmt: skip
+        report, kept = compare_trees(arguments.root, trees, options, folder, command, sys.stderr)
     for line in lines(report):
         sys.stdout.write(f"{coloured(line)}\n")
     sys.stdout.write(f"records and results: {kept}\n")

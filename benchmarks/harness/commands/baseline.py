@@ -22,11 +22,11 @@ from benchmarks.harness.baseline import (
 )
 from benchmarks.harness.changes import differences
 from benchmarks.harness.children import terminable
-from benchmarks.harness.commands import Subparsers, UsageError
+from benchmarks.harness.commands import Subparsers, UsageError, add_suite
 from benchmarks.harness.fresh import Fresh
 from benchmarks.harness.judging import uncounted, with_counts
 from benchmarks.harness.lock import alone
-from benchmarks.harness.machine import resolve_device, slug, this_machine
+from benchmarks.harness.machine import resolve_device, suite_name, this_machine
 from benchmarks.harness.processes import NOTHING_SELECTED, Ran, lost
 from benchmarks.harness.record import Session, read_json, read_session, write_session
 from benchmarks.harness.rules import KNOWN_SESSIONS
@@ -79,9 +79,7 @@ def add(subparsers: Subparsers) -> None:
 
 
 def _add_suite(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--scene", default="room", metavar="PATH")
-    parser.add_argument("--full", action="store_true", help="all parameters")
+    add_suite(parser)
     parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR",
                         help=f"default: {COMMITTED}")  # fmt: skip
 
@@ -311,7 +309,7 @@ def _key(arguments: Namespace) -> str:
 
 
 def _suite(arguments: Namespace) -> str:
-    return slug(Path(arguments.scene).name) + ("-full" if arguments.full else "")
+    return suite_name(arguments.scene, full=arguments.full)
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks.harness.policy import read_policy
 from benchmarks.harness.record import RecordError
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import ask_git
-from benchmarks.harness.verdict import SEVERITY, Code
+from benchmarks.harness.verdict import Code, gravest
 
 JSON = [".json"]
 """Beside baselines lie calibrations, `SUITE.calibration.json`."""
@@ -44,7 +44,7 @@ def run(arguments: Namespace) -> int:
         sys.stdout.write(f"no baseline is committed under {COMMITTED}: nothing to watch\n")
         return Code.ENVIRONMENT if is_required() else Code.PASS
     codes = [_watch_one_of_all(arguments, path.relative_to(root)) for path in found]
-    return next((code for code in SEVERITY if code in codes), Code.PASS)
+    return gravest(codes)
 
 
 def _watch_one_of_all(arguments: Namespace, path: Path) -> int:

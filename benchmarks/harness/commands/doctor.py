@@ -7,12 +7,12 @@ from pathlib import Path
 
 from benchmarks.harness import fitness
 from benchmarks.harness.baseline import locate, read_baseline
-from benchmarks.harness.commands import Subparsers
+from benchmarks.harness.commands import Subparsers, add_suite
 from benchmarks.harness.commit import commit_of, edited
-from benchmarks.harness.fitness import Finding
+from benchmarks.harness.fitness import Check
 from benchmarks.harness.gpu import Sample
 from benchmarks.harness.judging import is_required
-from benchmarks.harness.machine import resolve_device, slug, this_machine
+from benchmarks.harness.machine import resolve_device, suite_name, this_machine
 from benchmarks.harness.policy import read_policy
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.verdict import Code
@@ -21,8 +21,7 @@ from benchmarks.harness.verdict import Code
 def add(subparsers: Subparsers) -> None:
     """The command line of `doctor`."""
     parser = subparsers.add_parser("doctor", help="is this machine fit to measure?")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--scene", default="room", metavar="PATH")
+    add_suite(parser)
     parser.add_argument("--baseline-dir", type=Path, default=None, metavar="DIR")
     parser.set_defaults(run=run)
 
@@ -40,17 +39,17 @@ def run(arguments: Namespace) -> int:
     return Code.ENVIRONMENT if unfit else Code.PASS
 
 
-def examine(arguments: Namespace) -> Iterator[Finding]:
+def examine(arguments: Namespace) -> Iterator[Check]:
     """Everything that is looked at, in the order in which it is shown."""
     root: Path = arguments.root
     machine, watched = this_machine(resolve_device(arguments.device))
-    yield Finding("ok", machine.describe())
-    yield Finding("ok", f"hardware key {machine.key}")
+    yield Check("ok", machine.describe())
+    yield Check("ok", f"hardware key {machine.key}")
     yield from fitness.packages()
     policy = read_policy(root / POLICY)
-    yield Finding("ok", f"{POLICY}: {len(policy.entries)} entries, {len(policy.metrics)} metrics")
+    yield Check("ok", f"{POLICY}: {len(policy.entries)} entries, {len(policy.metrics)} metrics")
     yield fitness.code(commit_of(root), edited(root))
-    suite = slug(Path(arguments.scene).name)
+    suite = suite_name(arguments.scene, full=arguments.full)
     path = locate(root, machine.key, suite, arguments.baseline_dir)
     yield fitness.baseline(read_baseline(path, machine.key, suite), path, is_required())
     yield from fitness.look_at_host()

@@ -55,7 +55,7 @@ from benchmarks.harness.trees import (
     working_tree,
 )
 from benchmarks.harness.turnover import approvals_in, with_turnover
-from benchmarks.harness.verdict import CODES, SEVERITY, Code
+from benchmarks.harness.verdict import Code, codes_of, gravest
 from benchmarks.harness.versus import Ended, with_counts
 
 
@@ -248,8 +248,7 @@ def _combined(found: Screened, pairs: Comparison, run: Session) -> Comparison:
     nodes = {record.id: record.node for record in run.records}
     screened = (Compared(f, node=nodes.get(f.id, "")) for f in found.findings)
     entries = (*screened, *fresh)
-    codes = {CODES[e.finding.status] for e in entries if e.finding.status in CODES} | {pairs.code}
-    code = next((code for code in SEVERITY if code in codes), Code.PASS)
+    code = gravest(codes_of(entry.finding for entry in entries) | {pairs.code})
     return replace(pairs, code=code, entries=entries)
 
 

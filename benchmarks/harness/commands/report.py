@@ -33,7 +33,7 @@ from benchmarks.harness.screen import Screened, screen
 from benchmarks.harness.suite import POLICY
 from benchmarks.harness.trees import Source, TreeError, scratch
 from benchmarks.harness.turnover import approvals_in, with_turnover
-from benchmarks.harness.verdict import CODES, SEVERITY, Code, judge
+from benchmarks.harness.verdict import CODES, Code, codes_of, gravest, judge
 
 SCREEN, PAIRS = "screen.json", "blocks.jsonl"
 """What a gate leaves in its folder."""
@@ -134,7 +134,7 @@ def run(arguments: Namespace) -> int:
         arguments.junit.write_text(junit(everything), encoding="utf-8")
     if arguments.curves is not None:
         _draw(arguments.files[0], arguments.curves, arguments.root / CURVES)
-    return _gravest(codes)
+    return gravest(codes)
 
 
 def _basis(path: Path, arguments: Namespace, folder: Path) -> Basis:
@@ -163,10 +163,6 @@ def _draw(path: Path, folder: Path, listed: Path) -> None:
         sys.stderr.write(f"--curves: {error}\n")
         return
     sys.stdout.writelines(f"{line}\n" for line in told)
-
-
-def _gravest(codes: Sequence[Code]) -> Code:
-    return next((code for code in SEVERITY if code in codes), Code.PASS)
 
 
 def _judge(path: Path, basis: Basis) -> Judged:
@@ -206,14 +202,14 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
     if basis.origin is not None:
         found = with_turnover(found, run, baseline, basis.origin.terms, selected=False)
     findings, facts = [*found.findings], [*_facts(run), *basis.facts(stored)]
-    codes = [CODES[finding.status] for finding in findings if finding.status in CODES]
+    codes = codes_of(findings)
     measured: set[str] = set()
     effects = NO_EFFECTS
     if (folder / PAIRS).exists():
         pairs, blocks = _pairs(folder / PAIRS, basis, run, found, known)
         findings += _told(pairs, blocks, basis)
         effects = _effects(pairs)
-        codes.append(pairs.code)
+        codes.add(pairs.code)
         facts.append(f"{len(blocks)} blocks of pairs")
         measured = {entry.finding.id for entry in pairs.entries}
     elif found.unjudged:
@@ -221,8 +217,8 @@ def _judge_gate(folder: Path, basis: Basis) -> Judged:
     for name in sorted({*found.ids} - measured):
         text = "is not clearly fine, and was not measured in pairs"
         findings.append(Finding(name, "", Status.UNDECIDED, detail=text))
-        codes.append(CODES[Status.UNDECIDED])
-    return Judged(_gravest(codes), findings, facts, effects)
+        codes.add(CODES[Status.UNDECIDED])
+    return Judged(gravest(codes), findings, facts, effects)
 
 
 def _pairs(
