@@ -8,6 +8,7 @@ An appearance lies in a file beside the .ply (`appearance_file.py`); `comment ap
 SHA-256, or `none`, so that neither file is ever shown with what belongs to another.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ from rap.splat.appearance_file import (
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_COUNT_DIGITS = 12
+_MAX_SCALE_M = 1e6
+"""Seen from a metre, fourth powers of larger ones in pixels are infinite in float32."""
+_MAX_QUAT_LENGTH = 1e6
+"""Longer ones, and those as short, are read as of length 1: every drawer squares them."""
 _BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -159,12 +164,10 @@ def load_ply(path: Path) -> Gaussians:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     table = np.frombuffer(payload, dtype=layout)
     rest = _columns(path, table, _rest(num_rest)).unflatten(1, (3, num_rest // 3)).mT
-    quats = _columns(path, table, _QUATS)
-    _check_quats(path, quats)
     return Gaussians(
         means=_columns(path, table, _MEANS),
-        quats=quats,
-        log_scales=_columns(path, table, _SCALES),
+        quats=_usable_quats(path, _columns(path, table, _QUATS)),
+        log_scales=_usable_scales(path, _columns(path, table, _SCALES)),
         opacity_logits=_columns(path, table, _OPACITY).squeeze(1),
         sh=torch.cat([_columns(path, table, _BASE)[:, None], rest], dim=1),
         antialiased=header.antialiased,
@@ -308,7 +311,25 @@ def _columns(path: Path, table: np.ndarray, names: tuple[str, ...]) -> Float32[T
     return torch.from_numpy(columns)
 
 
-def _check_quats(path: Path, quats: Float32[Tensor, "n 4"]) -> None:
-    bad = (quats == 0).all(1).nonzero()
+def _usable_quats(path: Path, quats: Float32[Tensor, "n 4"]) -> Float32[Tensor, "n 4"]:
+    """None is zero; those whose squares float32 could not hold get length 1, as all are read."""
+    lengths = torch.linalg.vector_norm(quats.double(), dim=1)
+    bad = (lengths == 0).nonzero()
     if len(bad):
         raise DataError(f"{path}: rot_0 to rot_3 are all zero in Gaussian {int(bad[0])}")
+    odd = (lengths < 1 / _MAX_QUAT_LENGTH) | (lengths > _MAX_QUAT_LENGTH)
+    unit = (quats.double() / lengths[:, None]).float()
+    return torch.where(odd[:, None], unit, quats)
+
+
+def _usable_scales(path: Path, log_scales: Float32[Tensor, "n 3"]) -> Float32[Tensor, "n 3"]:
+    """None is so large that its variance in pixels would overflow."""
+    bad = (log_scales > math.log(_MAX_SCALE_M)).nonzero()
+    if len(bad):
+        index, axis = bad[0].tolist()
+        raise DataError(
+            f"{path}: {_SCALES[axis]} is {float(log_scales[index, axis]):g} in Gaussian {index}"
+            f" ({len(bad)} such values): a natural logarithm of metres, of which up to"
+            f" {math.log(_MAX_SCALE_M):.1f} are accepted"
+        )
+    return log_scales

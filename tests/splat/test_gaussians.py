@@ -183,6 +183,11 @@ BROKEN = {
     "not a number": (change_value("opacity", float("nan")), "opacity is nan in Gaussian 2"),
     "infinite": (change_value("f_rest_4", float("inf")), "f_rest_4 is inf in Gaussian 2"),
     "no rotation": (zero_rotation, "all zero in Gaussian 1"),
+    "scale that overflows": (
+        change_value("scale_1", 200.0),
+        r"scale_1 is 200 in Gaussian 2 \(1 such values\).*13\.8",
+    ),
+    "scale that overflows when drawn": (change_value("scale_0", 20.0), "scale_0 is 20 in"),
     "truncated": (cut_off, "truncated: it promises 4 Gaussians"),
     "count too large": (
         replace_text(b"vertex 4", b"vertex 100000000000"),
@@ -233,6 +238,20 @@ def test_broken_file_is_refused_by_name(tmp_path: Path, case: str) -> None:
         load_ply(path)
     assert "broken.ply" in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e-10, 1e20, 1e37])
+def test_quaternions_of_any_length_are_the_same_rotations(tmp_path: Path, factor: float) -> None:
+    """Also where their squares are 0 or infinite in float32, as those who draw compute them."""
+    columns = some_columns()
+    plain = load_ply(write(tmp_path / "plain.ply", columns))
+    for index in range(4):
+        columns[f"rot_{index}"] = (columns[f"rot_{index}"] * factor).astype(np.float32)
+    quats = load_ply(write(tmp_path / "odd.ply", columns)).quats
+    sizes = quats.square().sum(1)
+    assert bool(((sizes > 1e-30) & (sizes < 1e30)).all())
+    expected = torch.nn.functional.normalize(plain.quats)
+    torch.testing.assert_close(quats / sizes.sqrt()[:, None], expected)
 
 
 def test_elements_behind_the_gaussians_do_not_matter(tmp_path: Path) -> None:
