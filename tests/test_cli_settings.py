@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from rap import cli
 from rap.cli.arguments import parse_configured
 from rap.cli.fit import Fit
 from rap.cli.train import Train
@@ -43,3 +46,41 @@ def test_published_configuration_files_are_accepted(tmp_path: Path) -> None:
     argv = ["room", "-o", "run", "--config", str(path)]
     config = parse_configured(Train, "train", argv)[1]
     assert (config.views.rotation_deg, config.train.epochs) == (10.0, 2000)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fit", "--fit.seed", "18446744073709551616"], "fit.seed = 18446744073709551616 must be "),
+        (["fit", "--fit.depth-weight", "inf"], "fit.depth_weight = inf must be a finite number"),
+        (["fit", "--save-every-s", "nan"], "--save-every-s = nan must be a finite number"),
+        (["fit", "--save-every-s", "-1"], "--save-every-s = -1.0 must be at least 0"),
+        (["fit", "--fit.iterations", "100000000000"], "must each be at most 10,000,000"),
+        (["train", "--views.translation-m", "inf"], "views.translation_m = inf must be"),
+        (["train", "--views.min-coverage", "1"], "1.0 must be at least 0 and below 1"),
+        (
+            ["render", "--views.radius-clip-px", "inf"],
+            "views.radius_clip_px = inf must be",
+        ),
+        (
+            ["render", "--seed", "9223372036854775808"],
+            "--seed = 9223372036854775808 must be",
+        ),
+    ],
+)
+def test_numbers_that_nothing_can_be_done_with(
+    argv: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Each is one line that says what is accepted, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    words = {
+        "fit": ["room", "-o", "a.ply"],
+        "train": ["room", "-o", "run"],
+        "render": ["--splat", "a.ply", "--poses", "room", "-o", "views"],
+    }
+    assert cli.main([argv[0], *words[argv[0]], *argv[1:]]) == 2
+    err = capfd.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

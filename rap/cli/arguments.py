@@ -14,6 +14,7 @@ import tyro
 import rap
 from rap import config as settings
 from rap.config import Config, ConfigError
+from rap.config.checks import unusable
 
 _POSITIONAL = tyro.conf.Positional
 
@@ -84,10 +85,16 @@ def read_camera(text: str) -> "rap.camera.Camera":
 
 
 def check_at_least(low: int, **values: int | float | None) -> None:
-    """Raise UsageError naming the first flag whose number is too small; None is no number."""
+    """Raise UsageError naming the first flag whose number is too small or cannot be used.
+
+    None is no number.
+    """
     for name, value in values.items():
+        accepted = unusable(name, value)
         if value is not None and value < low:
-            raise UsageError(f"--{name.replace('_', '-')} = {value} must be at least {low}")
+            accepted = f"at least {low}"
+        if accepted is not None:
+            raise UsageError(f"--{name.replace('_', '-')} = {value} must be {accepted}")
 
 
 def check_out(path: Path, *, force: bool = False, suffix: str | None = None) -> None:

@@ -70,11 +70,13 @@ def run(argv: Sequence[str]) -> int:
     from rap.geometry import invert
     from rap.splat.gaussians import load_ply
     from rap.synthesis.appearance_sheet import appearance_sheet
+    from rap.synthesis.drawing import check_drawn_height
 
     device = pick_device(arguments.device)
     names, poses, camera = _viewpoints(arguments)
     if arguments.height is not None:
         camera = camera.with_height(arguments.height)
+    check_drawn_height(arguments.views, camera.height, "the images' height")
     gaussians = load_ply(arguments.splat).to(device)
     if arguments.filter_sheet is not None:
         _show_filter(arguments, arguments.filter_sheet, gaussians, camera, poses)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rap.camera import Camera
-from rap.config import ViewsConfig
+from rap.config import ConfigError, ViewsConfig
 from rap.geometry import invert
 from rap.splat.appearance import apply_exposure
 from rap.splat.blend import blend_problem
@@ -85,6 +85,16 @@ def views_at_once(gaussians: Gaussians, camera: Camera, config: ViewsConfig) -> 
         gaussians.num, drawn_at(camera, config), free_bytes(device), camera, tuning,
         0 if by_kernel or shared else (degree + 1) ** 2,
     )  # fmt: skip
+
+
+def check_drawn_height(config: ViewsConfig, height: int, name: str) -> None:
+    """Raise ConfigError for views drawn smaller than the `height` that they are to have."""
+    drawn = config.render_height
+    if drawn is not None and drawn < height:
+        raise ConfigError(
+            f"views.render_height = {drawn} must be at least {name} = {height}: views are shrunk, "
+            "never enlarged"
+        )
 
 
 def drawn_at(camera: Camera, config: ViewsConfig) -> Camera:

@@ -15,7 +15,13 @@ from rap.data.images import ImageBank, decode
 from rap.scene import Frame, Scene, poses
 from rap.splat.gaussians import Gaussians
 from rap.splat.memory import in_batches
-from rap.synthesis.drawing import Shots, draw_images, prepared, views_at_once
+from rap.synthesis.drawing import (
+    Shots,
+    check_drawn_height,
+    draw_images,
+    prepared,
+    views_at_once,
+)
 from rap.synthesis.filter import load_brisque
 from rap.synthesis.stream import ViewStream
 from rap.synthesis.views import (
@@ -196,12 +202,7 @@ def _check_views(gaussians: Gaussians | None, config: Config) -> None:
             f"the terms {', '.join(wanted)} need renderings: give a splat (--splat FILE), or set "
             "their weights to 0 to train on photographs alone"
         )
-    height, drawn = config.image.height, config.views.render_height
-    if drawn is not None and drawn < height:
-        raise ConfigError(
-            f"views.render_height = {drawn} must be at least image.height = {height}: views are "
-            "shrunk, never enlarged"
-        )
+    check_drawn_height(config.views, config.image.height, "image.height")
     if config.weights.view and config.views.per_image < 1:
         raise ConfigError(
             f"views.per_image = {config.views.per_image} but weights.view = {config.weights.view}; "

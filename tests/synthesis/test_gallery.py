@@ -111,7 +111,7 @@ def test_the_sheet_says_what_passes(tmp_path: Path) -> None:
     assert (pixels[42 : 42 + 24, 6 : 6 + 32] == best).all(), "the best accepted view comes first"
 
 
-@pytest.mark.parametrize("enough", [0.0, 1.0])
+@pytest.mark.parametrize("enough", [0.0, 0.99])
 def test_a_sheet_with_one_kind_only_is_drawn(tmp_path: Path, enough: float) -> None:
     """All pass, or none does."""
     images = torch.zeros(3, 3, 24, 32, dtype=torch.uint8)
@@ -146,6 +146,21 @@ def test_rap_render_makes_the_sheet(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").is_file()
     assert cli.main([*flags, "-o", str(tmp_path / "again"), *sheet]) == 2
     assert not (tmp_path / "again").exists()
+
+
+def test_views_are_not_drawn_smaller_than_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in training, where they would be enlarged, too."""
+    camera = {"fx": 40, "fy": 40, "cx": 16, "cy": 12, "width": 32, "height": 24}
+    (tmp_path / "camera.json").write_text(json.dumps(camera))
+    np.savetxt(tmp_path / "front.pose.txt", np.eye(4))
+    command = ["render", "--splat", "a.ply", "--poses", str(tmp_path / "front.pose.txt")]
+    command += ["--camera", str(tmp_path / "camera.json"), "-o", str(tmp_path / "out")]
+    assert cli.main([*command, "--views.render-height", "24", "--height", "60"]) == 2
+    expected = "views.render_height = 24 must be at least the images' height = 60: views are shrunk"
+    assert expected in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_sheet_shows_the_views_of_the_seed_and_the_light_of_the_photographs(

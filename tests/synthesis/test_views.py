@@ -141,7 +141,7 @@ def test_rejected_views_are_drawn_again_and_the_best_stays(
         return images, coverage
 
     monkeypatch.setattr(views, "draw_images", recorded)
-    bank, stats = refreshed(device, replace(HALF, min_coverage=1.0, max_attempts=3))
+    bank, stats = refreshed(device, replace(HALF, min_coverage=0.9999, max_attempts=3))
     assert stats == RefreshStats(NUM, 3 * NUM, NUM, 3)
     assert stats.acceptance == 0
     attempts = 3

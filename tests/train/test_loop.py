@@ -105,7 +105,7 @@ def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
     tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
 ) -> None:
     """Where no view passes, every attempt is made, at once and beside the steps."""
-    views = replace(tiny_config.views, min_coverage=1.0, max_attempts=3, stream_per_step=3)
+    views = replace(tiny_config.views, min_coverage=0.9999, max_attempts=3, stream_per_step=3)
     config = set_train(replace(tiny_config, views=views), epochs=1)
     (record,) = log_of(train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU).parent)
     assert record["views_acceptance"] == record["streamed_acceptance"] == 0
