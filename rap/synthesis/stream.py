@@ -4,6 +4,12 @@ Each step of training reads the bank, queues its work, and then advances the str
 beside the step before lands in the bank, and the next views are begun. They are drawn into one of
 two staging banks; the bank itself is written on the stream that reads it, so nobody sees half a
 view. On the CPU the same happens in order, with the same views at the same steps.
+
+The host waits for what it draws beside a step, while that step keeps the GPU busy: once for each
+call of gsplat, which reads back how long its lists are, and once for each attempt, to draw nothing
+but the rejects again. A fixed number of attempts, in which rows that have passed are masked, would
+spare the second wait at the price of `max_attempts` times the drawing, and of the first wait as
+often. The rest of an epoch waits for nothing.
 """
 
 from collections.abc import Callable
