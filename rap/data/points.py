@@ -39,7 +39,10 @@ def with_depth_points(scene: Scene, points: Points, num: int, generator: torch.G
 
     Triangulated points lie on texture; those from depth lie on bare walls, too.
     """
-    if num == 0 or all(frame.depth is None for frame in scene.train):
+    if num == 0:
+        return points
+    if all(frame.depth is None for frame in scene.train):
+        log.info(f"{scene.source}: no training frame has depth: fit.depth_points = {num} adds none")
         return points
     more = _sampled(scene, num, generator)
     if not len(more.xyz):

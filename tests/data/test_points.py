@@ -146,3 +146,15 @@ def test_depth_that_cannot_be_read_is_still_an_error(room: Scene, tmp_path: Path
     scene = replace(room, train=(replace(room.train[0], depth=tmp_path / "depth.png"),))
     with pytest.raises(DataError, match=r"depth\.png"):
         with_depth_points(scene, room.points, 50, seeded())
+
+
+def test_points_that_no_depth_can_give_are_missed(
+    room: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a line, not an error: the presets ask for them wherever depth may be."""
+    assert room.points is not None
+    blind = replace(room, train=tuple(replace(frame, depth=None) for frame in room.train))
+    with_depth_points(blind, room.points, 50, seeded())
+    assert "no training frame has depth: fit.depth_points = 50 adds none" in capfd.readouterr().err
+    with_depth_points(blind, room.points, 0, seeded())
+    assert capfd.readouterr().err == ""
