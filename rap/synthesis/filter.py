@@ -14,7 +14,7 @@ from rap.synthesis.brisque import brisque
 from rap.synthesis.brisque_files import load_brisque
 from rap.synthesis.brisque_model import BrisqueModel
 
-__all__ = ["BrisqueModel", "accept", "badness", "brisque", "load_brisque"]
+__all__ = ["BrisqueModel", "accept", "badness", "brisque", "load_brisque", "shortfalls"]
 
 _BRISQUE_RANGE = 100.0
 
@@ -24,13 +24,24 @@ def badness(
 ) -> Float[Tensor, " b"]:
     """How far each view misses the filter, 0 where it passes: the order of the views to keep.
 
-    Missing coverage as a share of the picture, plus the BRISQUE excess as a share of its usual
+    The sum of what `shortfalls` says.
+    """
+    return shortfalls(coverage, scores, config).sum(dim=0)
+
+
+def shortfalls(
+    coverage: Float[Tensor, " b"], scores: Float[Tensor, " b"] | None, config: ViewsConfig
+) -> Float[Tensor, "2 b"]:
+    """By how much each view misses either limit, 0 where it keeps it.
+
+    Missing coverage as a share of the picture, and the BRISQUE excess as a share of its usual
     range of 100. Infinite where a measure is not a number. `scores` count where the setting asks.
     """
     missing = (config.min_coverage - coverage).clamp_min(0)
+    excess = torch.zeros_like(missing)
     if scores is not None and config.max_brisque:
-        missing = missing + (scores - config.max_brisque).clamp_min(0) / _BRISQUE_RANGE
-    return missing.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        excess = (scores - config.max_brisque).clamp_min(0) / _BRISQUE_RANGE
+    return torch.stack([missing, excess]).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def accept(

@@ -114,11 +114,7 @@ class ViewStream:
             if self._side is not None:
                 self._drawn[half].record(self._side)
         self._in_flight = step
-        self._stats = RefreshStats(
-            self._stats.num_views + stats.num_views, self._stats.num_renders + stats.num_renders,
-            self._stats.num_below_filter + stats.num_below_filter,
-            max(self._stats.num_attempts, stats.num_attempts),
-        )  # fmt: skip
+        self._stats = self._stats.beside(stats)
 
     def _rows(self, step: int) -> Int64[Tensor, "k"]:
         """Rows of a step; made anew on each stream, so that no memory changes hands."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rap.camera import Camera
@@ -18,7 +18,7 @@ from rap.splat.gaussians import Gaussians
 from rap.splat.memory import in_batches
 from rap.synthesis.appearances import draw_appearances
 from rap.synthesis.drawing import Shots, draw_images, views_at_once
-from rap.synthesis.filter import BrisqueModel, badness, brisque, load_brisque
+from rap.synthesis.filter import BrisqueModel, brisque, load_brisque, shortfalls
 from rap.synthesis.sampling import sample_poses
 
 
@@ -48,11 +48,21 @@ class RefreshStats:
     """Views kept although no attempt passed the filter."""
     num_attempts: int
     """Rounds in which rejected views were drawn again, the first included."""
+    num_low_coverage: int = 0
+    """Renders that the filter rejected for their coverage."""
+    num_high_brisque: int = 0
+    """Renders that it rejected for their BRISQUE score; some of them for both."""
 
     @property
     def acceptance(self) -> float:
         """Share of the renders that passed the filter."""
         return (self.num_views - self.num_below_filter) / max(1, self.num_renders)
+
+    def beside(self, other: "RefreshStats") -> "RefreshStats":
+        """What both cost; the rounds are the most that one of them took."""
+        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        rounds = max(self.num_attempts, other.num_attempts)
+        return RefreshStats(**sums | {"num_attempts": rounds})
 
 
 def anchors_of(
@@ -125,7 +135,8 @@ def refresh_views(
 
     A view that the filter rejects is drawn again; after `max_attempts` the best attempt stays and
     is counted. Everything happens on the device; the host waits once per attempt, for the number
-    of rejects, besides what gsplat waits for. `gaussians` may be `drawing.prepared`.
+    of rejects, and where there were any in the end for why, besides what gsplat waits for.
+    `gaussians` may be `drawing.prepared`.
     """
     device = anchors.world_from_camera.device
     per_anchor = bank.num // len(anchors.world_from_camera)
@@ -133,19 +144,24 @@ def refresh_views(
     pending = torch.arange(bank.num, device=device) if rows is None else rows.to(device)
     num_views, num_renders, attempts = len(pending), 0, 0
     worst = torch.full((bank.num,), torch.inf, device=device)
+    missed = torch.zeros(2, bank.num, dtype=torch.bool, device=device)
+    num_missed = torch.zeros(2, dtype=torch.int64, device=device)
     model = _brisque_model(device) if config.max_brisque else None
     size = views_at_once(gaussians, camera, config)
     while attempts < config.max_attempts and len(pending):
         shots = draw_shots(gaussians, near, anchors, config, generator)
         work = partial(
             _draw_rows, bank, gaussians, camera, config, model, shots, pending, worst,
-            first=attempts == 0,
+            missed, first=attempts == 0,
         )  # fmt: skip
         size = in_batches(len(pending), size, work)
         num_renders += len(pending)
         attempts += 1
+        num_missed += missed[:, pending].sum(dim=1)
         pending = pending[worst[pending] > 0]
-    return RefreshStats(num_views, num_renders, len(pending), attempts)
+    rejected = len(pending) > 0 or num_renders > num_views
+    low, high = num_missed.tolist() if rejected else (0, 0)
+    return RefreshStats(num_views, num_renders, len(pending), attempts, low, high)
 
 
 @cache
@@ -162,18 +178,22 @@ def _draw_rows(
     shots: Shots,
     pending: Int64[Tensor, "k"],
     worst: Float[Tensor, "n"],
+    missed: Bool[Tensor, "2 n"],
     part: slice,
     first: bool,
 ) -> None:
     """Draw some of the pending rows and keep each where it is better than what the bank holds.
 
-    `worst` is how far the bank's views miss the filter. Repeatable: a second call changes nothing.
+    `worst` is how far the bank's views miss the filter, `missed` which of its limits the drawn ones
+    miss. Repeatable: a second call changes nothing.
     """
     rows = pending[part]
     chosen = shots.part(rows)
     images, coverage = draw_images(gaussians, camera, chosen, config)
     scores = None if model is None else brisque(images / 255, model)
-    missing = badness(coverage, scores, config)
+    short = shortfalls(coverage, scores, config)
+    missed[:, rows] = short > 0
+    missing = short.sum(dim=0)
     better = None if first else missing < worst[rows]
     bank.write(rows, images, chosen.world_from_camera, where=better)
     worst[rows] = missing if better is None else torch.where(better, missing, worst[rows])

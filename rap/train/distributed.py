@@ -30,6 +30,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 import torch.distributed as dist
@@ -149,10 +150,8 @@ class Ranks:
         """What all ranks' views cost together; the rounds are the most that one of them took."""
         if self.world == 1:
             return stats
-        own = [stats.num_views, stats.num_renders, stats.num_below_filter, stats.num_attempts]
-        every = self.gather(torch.tensor([own], device=self.device))
-        views, renders, below_filter, _ = every.sum(0).tolist()
-        return RefreshStats(views, renders, below_filter, int(every[:, 3].max()))
+        every = self.gather(torch.tensor([[*vars(stats).values()]], device=self.device))
+        return reduce(RefreshStats.beside, (RefreshStats(*row) for row in every.tolist()))
 
     def gather(self, own: Shaped[Tensor, "k *row"]) -> Shaped[Tensor, "n *row"]:
         """Every rank's rows, in the ranks' order; each must bring as many."""

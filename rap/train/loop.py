@@ -18,6 +18,7 @@ from rap.model.regressor import build_regressor
 from rap.scene import Frame, Scene
 from rap.splat.gaussians import Gaussians
 from rap.synthesis.views import RefreshStats
+from rap.train import rejects
 from rap.train.banks import (
     Material,
     draw_views,
@@ -105,6 +106,7 @@ def _run(
         Writer() as writer,
         out_of_memory_explained(local, material.camera, material.banks),
     ):
+        warn_of_rejects = rejects.once(config.views)
         keeper = Keeper(writer, out, learner, config, material.camera, material.source, mark)
         for epoch in range(progress.epochs_done, config.train.epochs):
             # Asked before an epoch, so that a run resumed after its early stop stays stopped.
@@ -116,6 +118,7 @@ def _run(
             selection = _validate(learner, material, config, epoch, progress, record)
             progress.epochs_done = epoch + 1
             if ranks.leads:
+                warn_of_rejects(record)
                 keeper.keep(epoch, progress, record, selection)
         if ranks.leads:
             keeper.finish(progress)
@@ -214,6 +217,8 @@ def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, o
             "views_below_filter": stats.num_below_filter,
             "views_acceptance": round(stats.acceptance, 4),
             "views_attempts": stats.num_attempts,
+            "views_low_coverage": stats.num_low_coverage,
+            "views_high_brisque": stats.num_high_brisque,
         }
     if material.stream is not None:
         beside = current().total(material.stream.take_stats())
@@ -223,6 +228,8 @@ def _views_record(stats: RefreshStats | None, material: Material) -> dict[str, o
             "streamed_below_filter": beside.num_below_filter,
             "streamed_acceptance": round(beside.acceptance, 4),
             "streamed_attempts": beside.num_attempts,
+            "streamed_low_coverage": beside.num_low_coverage,
+            "streamed_high_brisque": beside.num_high_brisque,
         }
     return record
 

@@ -16,6 +16,7 @@ from rap.splat.render import render
 from rap.synthesis import views
 from rap.synthesis.drawing import Shots
 from rap.synthesis.views import RefreshStats, anchors_of, refresh_views, share
+from tests.synthesis.test_brisque import synthetic_model
 
 CAMERA = Camera(40.0, 40.0, 16.0, 12.0, 32, 24)
 NUM = 12
@@ -142,7 +143,7 @@ def test_rejected_views_are_drawn_again_and_the_best_stays(
 
     monkeypatch.setattr(views, "draw_images", recorded)
     bank, stats = refreshed(device, replace(HALF, min_coverage=0.9999, max_attempts=3))
-    assert stats == RefreshStats(NUM, 3 * NUM, NUM, 3)
+    assert stats == RefreshStats(NUM, 3 * NUM, NUM, 3, num_low_coverage=3 * NUM)
     assert stats.acceptance == 0
     attempts = 3
     poses = torch.cat([pose for pose, _ in seen]).view(attempts, NUM, 4, 4)
@@ -150,6 +151,32 @@ def test_rejected_views_are_drawn_again_and_the_best_stays(
     expected = poses[best, torch.arange(NUM, device=device)]
     assert torch.equal(bank.poses, expected)
     assert len(best.unique()) > 1
+
+
+def test_what_is_rejected_is_counted_by_the_limit_that_it_misses(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every render once, in whatever calls it was drawn; one that misses both counts for both."""
+    drawn = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0] * 2, device=device)
+    scores = torch.tensor([90.0] * 6 + [10.0] * 6, device=device)
+
+    def fake(
+        _: Gaussians, camera: Camera, shots: Shots, _config: ViewsConfig
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.arange(NUM, device=device)[: len(shots.world_from_camera)]
+        images = rows[:, None, None, None].expand(-1, 3, camera.height, camera.width)
+        return images.to(torch.uint8), drawn[rows]
+
+    monkeypatch.setattr(views, "draw_images", fake)
+    config = replace(HALF, min_coverage=0.5, max_attempts=1, render_batch=NUM)
+    _, stats = refreshed(device, config)
+    assert (stats.num_low_coverage, stats.num_high_brisque) == (6, 0)
+    monkeypatch.setattr(views, "_brisque_model", lambda device: synthetic_model().to(device))
+    monkeypatch.setattr(views, "brisque", lambda images, _: scores[: len(images)])
+    _, stats = refreshed(device, replace(config, max_brisque=50.0))
+    assert (stats.num_low_coverage, stats.num_high_brisque) == (6, 6)
+    assert stats.num_below_filter == 9
+    assert stats.beside(stats) == RefreshStats(2 * NUM, 2 * NUM, 18, 1, 12, 12)
 
 
 def test_each_view_has_a_light_of_its_own(device: torch.device) -> None:
@@ -229,7 +256,7 @@ def test_running_out_of_memory_makes_calls_smaller(
 
 
 @pytest.mark.cuda
-def test_the_host_waits_once_per_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_waits_once_per_attempt_and_once_for_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """Besides what gsplat itself waits for, which a stand-in for it does not."""
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
@@ -256,5 +283,5 @@ def test_the_host_waits_once_per_attempt(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert stats.num_attempts == 4
-    # choosing the rejected rows is one wait, which the debugger counts twice
-    assert len(waits) <= 2 * stats.num_attempts
+    # choosing the rejected rows is one wait, which the debugger counts twice; in the end, why
+    assert len(waits) <= 2 * (stats.num_attempts + 1)

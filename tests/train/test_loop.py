@@ -102,15 +102,22 @@ def test_streamed_views_are_drawn_beside_the_steps(
 
 
 def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
-    tiny_scene: Scene, tiny_splat: Gaussians, tiny_config: Config, tmp_path: Path
+    tiny_scene: Scene,
+    tiny_splat: Gaussians,
+    tiny_config: Config,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Where no view passes, every attempt is made, at once and beside the steps."""
+    """Where no view passes, every attempt is made, at once and beside the steps; one warning."""
     views = replace(tiny_config.views, min_coverage=0.9999, max_attempts=3, stream_per_step=3)
     config = set_train(replace(tiny_config, views=views), epochs=1)
     (record,) = log_of(train(tiny_scene, tiny_splat, config, tmp_path / "run", CPU).parent)
     assert record["views_acceptance"] == record["streamed_acceptance"] == 0
     assert record["views_attempts"] == record["streamed_attempts"] == 3
     assert record["streamed_rendered"] == 3 * record["streamed_below_filter"] > 0
+    assert record["views_low_coverage"] == record["views_rendered"]
+    assert record["streamed_low_coverage"] == record["streamed_rendered"]
+    assert capfd.readouterr().err.count("0.0% of the ") == 1
 
 
 @pytest.mark.parametrize(
