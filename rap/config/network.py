@@ -78,7 +78,7 @@ class LossWeights:
     """Weights of the named terms; zero removes a term and its cost."""
 
     pose: float = 1.0
-    """Pose of the photographs."""
+    """Pose of the photographs; at 0 only `feature` and `adversarial` still look at them."""
     rendered: float = 0.0
     """Pose of the photographs re-rendered at their own pose."""
     view: float = 1.0

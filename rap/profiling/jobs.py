@@ -25,6 +25,7 @@ from rap.train.batches import Batch, batches, epoch_generator, epoch_indices
 from rap.train.checks import check_settings
 from rap.train.execution import Runner
 from rap.train.loop import _new_learner
+from rap.train.step import needs_photographs
 
 MAX_FRAMES = {"cpu": 16, "cuda": 64}
 """Of a scene, evenly spread: a profile takes seconds, however long somebody filmed."""
@@ -186,7 +187,10 @@ def _endless_batches(material: Material, config: Config) -> Iterator[Batch]:
     photographs = material.banks.photographs
     for epoch in count():
         indices = epoch_indices(photographs.num, config.train.batch_size, config.train.seed, epoch)
-        found = batches(material.banks, indices, config.views.per_image, config.image.num_workers)
+        found = batches(
+            material.banks, indices, config.views.per_image, config.image.num_workers,
+            needs_photographs(config.weights),
+        )  # fmt: skip
         yield from streamed(found, material, config, epoch, len(indices))
 
 

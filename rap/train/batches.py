@@ -71,9 +71,9 @@ class FeatureBank:
 
 @dataclass(frozen=True)
 class FeatureBanks:
-    """Features of the images of a run."""
+    """Features of the images of a run; none of photographs that no term looks at."""
 
-    photographs: FeatureBank
+    photographs: FeatureBank | None
     rendered: FeatureBank | None = None
     views: FeatureBank | None = None
 
@@ -86,7 +86,7 @@ class Batch:
     """In [0, 1], or the features that a frozen trunk has of them."""
     world_from_camera: Float[Tensor, "b 4 4"]
     sizes: dict[str, int]
-    """Images per term: `pose` first, then `rendered`, then `view`."""
+    """Images per term: `pose`, `rendered` and `view`, in this order, where a term uses them."""
     are_features: bool = False
     """Whether `images` are features."""
 
@@ -121,17 +121,19 @@ def batches(
     indices: Int64[Tensor, "s b"],
     views_per_image: int,
     num_workers: int,
+    photographs: bool = True,
 ) -> Iterator[Batch]:
     """The batches of an epoch, in order; host-resident banks are gathered ahead by workers.
 
-    The order travels to the device once, and the host waits for nothing afterwards.
+    Without `photographs`, only the renderings and views of those. The order travels to the device
+    once, and the host waits for nothing afterwards.
     """
-    parts: list[tuple[str, ImageBank | FeatureBank, int]] = [("pose", banks.photographs, 1)]
-    if banks.rendered is not None:
-        parts.append(("rendered", banks.rendered, 1))
-    if banks.views is not None:
-        parts.append(("view", banks.views, views_per_image))
-    there = _ahead(indices, banks.photographs.device)
+    named: list[tuple[str, ImageBank | FeatureBank | None, int]] = [
+        ("pose", banks.photographs if photographs else None, 1), ("rendered", banks.rendered, 1),
+        ("view", banks.views, views_per_image),
+    ]  # fmt: skip
+    parts = [(name, bank, per_image) for name, bank, per_image in named if bank is not None]
+    there = _ahead(indices, parts[0][1].device)
     sizes, streams, positions = {}, [], []
     for name, bank, per_image in parts:
         position = view_indices(there, per_image)

@@ -28,7 +28,7 @@ from rap.config import Config, Precision
 from rap.model.regressor import build_regressor
 from rap.train.batches import Batch
 from rap.train.inputs import trunk_features
-from rap.train.step import Learner, build_learner, needs_features, step
+from rap.train.step import Learner, build_learner, needs_features, needs_photographs, step
 
 BLOCK_BYTES = 512
 """What the allocator rounds up to."""
@@ -57,7 +57,7 @@ class Footprint:
 def image_counts(config: Config) -> dict[str, int]:
     """Images of a step by term, as `Batch.sizes` has them."""
     num = config.train.batch_size
-    sizes = {"pose": num}
+    sizes = {"pose": num} if needs_photographs(config.weights) else {}
     if config.weights.rendered or needs_features(config.weights):
         sizes["rendered"] = num
     if config.weights.view:

@@ -26,6 +26,7 @@ from rap.train.banks import Material, drawn_in
 from rap.train.batches import Batch, FeatureBank, FeatureBanks, batches, epoch_generator
 from rap.train.distributed import current
 from rap.train.schedule import image_height, trunk_learns
+from rap.train.step import needs_photographs
 
 CACHED_AT_ONCE = 64
 """Images that the trunk takes in one call while a cache is filled."""
@@ -47,15 +48,17 @@ class Inputs:
         """
         config, material = self._config, self._material
         per_image, num_workers = config.views.per_image, config.image.num_workers
+        photographs = needs_photographs(config.weights)
         camera = material.camera.with_height(image_height(config, epoch))
         frozen = not trunk_learns(config, epoch)
         if frozen and config.train.cached_features:
-            yield from batches(self._cache(epoch, camera), indices, per_image, num_workers)
+            cached = self._cache(epoch, camera)
+            yield from batches(cached, indices, per_image, num_workers, photographs)
             return
         device = material.banks.photographs.device
         purpose = current().purpose("augment")
         generator = epoch_generator(config.train.seed, epoch, purpose, device)
-        for batch in batches(material.banks, indices, per_image, num_workers):
+        for batch in batches(material.banks, indices, per_image, num_workers, photographs):
             images = augmented(
                 shrunk(batch.images, camera.height, camera.width), config.train, generator
             )
@@ -72,12 +75,11 @@ class Inputs:
             # Every process needs all features, and the same ones.
             generator = epoch_generator(self._config.train.seed, drawn, "cache", device)
             banks = self._material.banks
-            photographs, *others = (
+            photographs = banks.photographs if needs_photographs(self._config.weights) else None
+            self._cached = FeatureBanks(*(
                 None if bank is None else self._features_of(bank, camera, generator)
-                for bank in (banks.photographs, banks.rendered, banks.views)
-            )
-            assert photographs is not None
-            self._cached = FeatureBanks(photographs, *others)
+                for bank in (photographs, banks.rendered, banks.views)
+            ))  # fmt: skip
             self._cached_for = drawn, camera.height
         return self._cached
 

@@ -250,7 +250,7 @@ def compare(
     `are_features`: the images are a frozen trunk's features of them.
     """
     named = {
-        "with_features": needs_features(weights), "num_featured": 2 * sizes["pose"],
+        "with_features": needs_features(weights), "num_featured": 2 * sizes.get("pose", 0),
         "are_features": are_features,
     }  # fmt: skip
     prediction = functional_call(regressor, halves, (images,), named)
@@ -298,6 +298,11 @@ def _fooling(learner: Learner, rendered: Tensor) -> Tensor:
     learner.discriminator.requires_grad_(False)
     with torch.autocast(rendered.device.type, enabled=False):
         return fooling_loss(learner.discriminator(rendered.flatten(0, 1).float()))
+
+
+def needs_photographs(weights: LossWeights) -> bool:
+    """Whether a term looks at the photographs themselves, not only at what is drawn of them."""
+    return bool(weights.pose) or needs_features(weights)
 
 
 def needs_features(weights: LossWeights) -> bool:

@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from rap.config import BatchNorm, Config, LossWeights
+from rap.camera import Camera
+from rap.config import BatchNorm, Config, LossWeights, ViewsConfig
 from rap.model.regressor import Regressor, build_regressor
 from rap.scene import Scene
 from rap.splat.gaussians import Gaussians
+from rap.synthesis.drawing import Shots
+from rap.train import banks
 from rap.train import inputs as module
 from rap.train.banks import Material, draw_views, prepare
 from rap.train.batches import Batch, epoch_indices
+from rap.train.footprint import image_counts
 from rap.train.inputs import Inputs, trunk_features
 
 CPU = torch.device("cpu")
@@ -28,6 +32,14 @@ def config(tiny_config: Config) -> Config:
         weights=LossWeights(pose=1.0, rendered=1.0, view=1.0),
         train=replace(tiny_config.train, epochs=4, freeze_after=0.25),
     )
+
+
+def blank(
+    _: Gaussians, camera: Camera, shots: Shots, config: ViewsConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Black pictures: which ones a step takes does not depend on what they show."""
+    num = len(shots.world_from_camera)
+    return torch.zeros(num, 3, camera.height, camera.width, dtype=torch.uint8), torch.ones(num)
 
 
 def set_train(config: Config, **changes: Any) -> Config:  # noqa: ANN401 (any field)
@@ -170,6 +182,34 @@ def test_features_of_small_images_are_not_those_of_full_ones(
     inputs = Inputs(regressor, material, config)
     sizes = [given(inputs, epoch)[0].images.shape[2:] for epoch in (1, 2, 3)]
     assert sizes == [(1, 2), (1, 2), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "sizes"),
+    [
+        (LossWeights(pose=0.0, view=1.0), {"view": 8}),
+        (LossWeights(pose=0.0, rendered=1.0), {"rendered": 4, "view": 8}),
+        (LossWeights(pose=0.1, view=1.0), {"pose": 4, "view": 8}),
+        (LossWeights(pose=0.0, feature=1.0), {"pose": 4, "rendered": 4, "view": 8}),
+        (LossWeights(pose=0.0, view=0.0, adversarial=1.0), {"pose": 4, "rendered": 4}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cached", [False, True])
+def test_photographs_are_there_where_a_term_looks_at_them(
+    tiny_scene: Scene, tiny_splat: Gaussians, config: Config, weights: LossWeights,
+    sizes: dict[str, int], cached: bool, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A term of weight 0 costs no image; what is predicted to be needed is what comes."""
+    monkeypatch.setattr(banks, "draw_images", blank)
+    config = set_train(replace(config, weights=weights), cached_features=cached)
+    found = prepare(tiny_scene, tiny_splat, config, CPU)
+    network = build_regressor(config.model, 3).train()
+    for epoch in (0, 1):
+        batch = given(Inputs(network, found, config), epoch)[0]
+        assert batch.sizes == sizes == image_counts(config)
+        assert len(batch.images) == len(batch.world_from_camera) == sum(sizes.values())
+        assert batch.are_features == (epoch == 1)
 
 
 @pytest.mark.cuda
