@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.harness.baseline import Baseline
 from benchmarks.harness.blocks import SIDES, Block, Side
-from benchmarks.harness.memory import read_status
+from benchmarks.harness.memory import give_back, read_status
 from benchmarks.harness.policy import MetricRule, Policy
 from benchmarks.harness.record import Session
 from benchmarks.harness.rules import Finding, Status
@@ -18,7 +18,7 @@ from benchmarks.harness.statistics import median
 
 START, HELD, PEAK = "start_s", "start_rss_bytes", "process_peak_rss_bytes"
 RULE = MetricRule("memory", "lower", relative=0.1, absolute=32 << 20)
-"""For what is held: imports repeat to a few MiB, so that a tenth is no noise."""
+"""For what is held: it repeats to a MiB, so that a tenth is no noise."""
 SLOW = 0.25
 """A start slower by more than this share, and by half a second, is named."""
 SLOW_S = 0.5
@@ -37,8 +37,9 @@ class Startup:
     def before(self) -> None:
         """Before each benchmark, and before its peak is reset; the first look tells the start."""
         if not self._facts:
-            taken, held = seconds_since_start(), _status("RssAnon")
-            told = {START: taken, HELD: held}
+            taken = seconds_since_start()
+            give_back()
+            told = {START: taken, HELD: _status("RssAnon")}
             self._facts = {name: float(value) for name, value in told.items() if value is not None}
         self._peak = max(self._peak, _status("VmHWM") or 0)
 

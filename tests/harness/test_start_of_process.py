@@ -12,6 +12,7 @@ from benchmarks.harness.baseline import Baseline, read_baseline, write_baseline
 from benchmarks.harness.blocks import Block
 from benchmarks.harness.compare import judge_blocks
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.memory import read_status
 from benchmarks.harness.policy import Policy
 from benchmarks.harness.record import RecordError, Session, parse_session
 from benchmarks.harness.rules import Status
@@ -119,6 +120,18 @@ def test_first_look_tells_the_start() -> None:
     assert later[START] == first[START]
     assert later[PEAK] >= later[HELD]
     assert "held there" in describe_start(later)
+
+
+def test_what_was_freed_is_not_held() -> None:
+    """glibc keeps it for later, more or less of it by the timing of threads."""
+    before = read_status("RssAnon")
+    blocks = [b"x" * (2000 + n % 2) for n in range(50_000)]
+    pins = blocks[::50]
+    del blocks
+    startup = Startup()
+    startup.before()
+    assert startup.facts()[HELD] < before + 50 * MIB
+    assert len(pins) == 1000
 
 
 def test_age_of_this_process_is_known() -> None:
