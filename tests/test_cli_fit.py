@@ -1,18 +1,22 @@
 """`rap fit`: what an interrupted fit leaves and how it goes on, and input that cannot be fitted."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import rap
 from rap import cli
-from rap.splat import feasibility
+from rap.splat import feasibility, relight
 from rap.splat import fit as fitting
 from rap.splat.gaussians import Gaussians, load_ply, save_ply
 from rap.splat.objective import Terms
@@ -59,6 +63,38 @@ def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
         return err.splitlines()[-1]
 
     return run
+
+
+@pytest.mark.slow
+def test_masks_of_test_frames_are_told(
+    room: Path,
+    settings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """They reach the scores, which say how much is left, of right halves, too."""
+    half = np.ones((24, 32), dtype=bool)
+    half[:, 4:20] = False
+    made = rap.load(room)
+    frames = tuple(replace(frame, mask=half) for frame in made.test)
+    masked = replace(made, test=frames)
+    monkeypatch.setattr(rap, "load", lambda *_: masked)
+    monkeypatch.setattr(relight, "NUM_STEPS", 2)
+    words = ["fit", str(room), "--config", str(settings), "--fit.appearance-dim", "2", "-o"]
+    seen = []
+    for name, value in (("a.ply", 0), ("b.ply", 255)):
+        for frame in frames:
+            assert isinstance(frame.image, Path)
+            picture = np.array(Image.open(frame.image))
+            picture[:, 4:20] = value
+            Image.fromarray(picture).save(frame.image)
+        assert cli.main([*words, str(tmp_path / name)]) == 0
+        said = " ".join(capfd.readouterr().err.split())
+        assert "of the 50.0% that no mask leaves out" in said
+        seen.append(re.findall(r"medians: .*?after it|right halves, .*?SSIM [\d., ]+", said))
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1]
 
 
 def test_an_interrupted_fit_goes_on(

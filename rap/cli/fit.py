@@ -107,6 +107,7 @@ def _show(
     A sheet that cannot be drawn is a warning: the splat is what counts.
     """
     from rap.data.images import decode
+    from rap.data.masks import decode_masks
     from rap.scene import poses
     from rap.splat.scores import evaluate_renders
     from rap.splat.sheet import contact_sheet
@@ -115,17 +116,18 @@ def _show(
     if config.fit.height is not None:
         camera = camera.with_height(config.fit.height)
     photos = decode(scene.test, camera, config.image.num_workers)
-    scores = evaluate_renders(gaussians, photos, poses(scene.test), camera)
-    psnr, psnr_affine, ssim = (
-        statistics.median(values.tolist())
-        for values in (scores.psnr, scores.psnr_affine, scores.ssim)
+    masks = decode_masks(scene.test, camera, config.image.num_workers)
+    scores = evaluate_renders(gaussians, photos, poses(scene.test), camera, masks)
+    psnr, psnr_affine, ssim, ssim_affine = (_median(values) for values in scores[:4])
+    counted = (
+        "" if masks is None else f", of the {masks.float().mean():.1%} that no mask leaves out"
     )
     log.info(
         f"{len(photos)} test frames, medians: PSNR {psnr:.2f} dB, {psnr_affine:.2f} dB after a "
-        f"colour affine per image, SSIM {ssim:.4f}"
+        f"colour affine per image, SSIM {ssim:.4f}, {ssim_affine:.4f} after it{counted}"
     )
     if gaussians.appearance is not None:
-        _show_relit(scene, gaussians, photos, camera)
+        _show_relit(scene, gaussians, photos, camera, masks)
     step = -(-len(photos) // _SHEET_FRAMES)
     captions = [
         f"{frame.name}  {value:.1f} dB"
@@ -144,16 +146,25 @@ def _show_relit(
     gaussians: "rap.splat.gaussians.Gaussians",
     photos: "rap.splat.relight.Images",
     camera: "rap.camera.Camera",
+    masks: "rap.splat.relight.Masks",
 ) -> None:
     """What the appearance explains, apart from the figures that any splat has."""
     from rap.scene import poses
     from rap.splat.relight import score_relit
 
-    scores = score_relit(gaussians, photos, poses(scene.test), camera)
-    mean, exposed, relit = (statistics.median(values.tolist()) for values in scores)
+    scores = score_relit(gaussians, photos, poses(scene.test), camera, masks)
     codes = gaussians.appearance is not None and gaussians.appearance.num_codes > 0
-    with_codes = f", {relit:.2f} dB (code and exposure)" if codes else ""
+    psnr = [f"{_median(values):.2f} dB" for values in scores[:3]]
+    ssim = [f"{_median(values):.4f}" for values in scores.ssim]
     log.info(
-        f"right halves, medians: PSNR {mean:.2f} dB in the mean appearance; with light read from "
-        f"the left halves {exposed:.2f} dB (exposure alone){with_codes}"
+        f"right halves, medians: PSNR {psnr[0]} in the mean appearance; with light read from the "
+        f"left halves {psnr[1]} (exposure alone)"
+        + (f", {psnr[2]} (code and exposure)" if codes else "")
+        + f"; SSIM {', '.join(ssim if codes else ssim[:2])}"
     )
+
+
+def _median(values: "rap.splat.relight.Values") -> float:
+    """Of the frames of which a pixel counts; NaN where none does."""
+    counted = values[~values.isnan()].tolist()
+    return statistics.median(counted) if counted else float("nan")

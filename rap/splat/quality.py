@@ -7,7 +7,7 @@ from functools import cache, partial
 from importlib import util
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rap.splat.appearance import apply_exposure
@@ -19,22 +19,31 @@ _C1, _C2 = 0.01**2, 0.03**2
 _PROBE_TOLERANCE = 1e-5
 
 
-def psnr(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio of each image in dB; inf for equal images."""
-    return -10 * torch.log10((a - b).square().mean(dim=(1, 2, 3)))
-
-
-def psnr_affine(
-    rendered: Float[Tensor, "b 3 h w"], photos: Float[Tensor, "b 3 h w"]
+def psnr(
+    a: Float[Tensor, "b c h w"],
+    b: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """PSNR after the 3×4 colour map of each rendering that fits its photograph best.
+    """Peak signal-to-noise ratio of each image in dB; inf for equal images.
+
+    Of the pixels where `mask` is true; NaN where it is so nowhere.
+    """
+    return -10 * torch.log10(_mean_counted((a - b).square(), mask))
+
+
+def after_affine(
+    rendered: Float[Tensor, "b 3 h w"],
+    photos: Float[Tensor, "b 3 h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """Each rendering after the 3×4 colour map that fits its photograph best, where `mask` is true.
 
     Exposure and white balance that differ between photographs no longer count. The map is fitted
-    to the very pixels that are scored, so this is an upper bound, to be named as such.
+    to the very pixels that are scored, so what these score is an upper bound, to be named as such.
     """
     # the ridge guards against pictures of a single colour
-    exposure = solved_exposure(rendered.double(), photos.double(), ridge=1e-9)
-    return psnr(apply_exposure(rendered, exposure.to(rendered)), photos)
+    exposure = solved_exposure(rendered.double(), photos.double(), 1e-9, mask)
+    return apply_exposure(rendered, exposure.to(rendered))
 
 
 def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -49,8 +58,35 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
     return plain_ssim(a, b.detach())
 
 
+def ssim_each(
+    a: Float[Tensor, "b c h w"],
+    b: Float[Tensor, "b c h w"],
+    mask: Bool[Tensor, "b h w"] | None = None,
+) -> Float[Tensor, " b"]:
+    """`ssim` of each image, of the pixels where `mask` is true; NaN where it is so nowhere.
+
+    What the mask leaves out is to a window as what lies beyond the border: zero in both.
+    """
+    if mask is None:
+        return torch.stack([ssim(*pair) for pair in zip(a.split(1), b.split(1), strict=True)])
+    return _mean_counted(_likeness(a * mask[:, None], b * mask[:, None]), mask)
+
+
 def plain_ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """`ssim` by torch's own operations: the twin of fused-ssim."""
+    return _likeness(a, b).mean()
+
+
+def _mean_counted(
+    values: Float[Tensor, "b c h w"], mask: Bool[Tensor, "b h w"] | None
+) -> Float[Tensor, " b"]:
+    if mask is None:
+        return values.mean(dim=(1, 2, 3))
+    return (values.mean(1) * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
+
+
+def _likeness(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Of every pixel's surroundings."""
     moments = torch.stack([a, b, a * a, b * b, a * b])
     height, width = a.shape[-2:]
     blurred = _blur_matrix(height, a) @ moments @ _blur_matrix(width, a)
@@ -59,7 +95,7 @@ def plain_ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Floa
     covariance = ab - mean_a * mean_b
     likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
     energy = (mean_a.square() + mean_b.square() + _C1) * (var_a + var_b + _C2)
-    return (likeness / energy).mean()
+    return likeness / energy
 
 
 def _blur_matrix(size: int, like: Float[Tensor, "..."]) -> Float[Tensor, "{size} {size}"]:

@@ -85,6 +85,22 @@ def test_scores_are_those_of_the_gaussians_own_way_of_drawing(small_room: Scene)
     assert (scores[0].psnr_affine > scores[0].psnr + 1).all()
 
 
+def test_what_masks_leave_out_of_test_frames_does_not_score(small_room: Scene) -> None:
+    """Noise painted there changes nothing; without the masks it costs decibels."""
+    images, poses = images_of(small_room.test), scene.poses(small_room.test)
+    camera, points = small_room.camera, points_of(small_room)
+    seen = images_of(small_room.train), scene.poses(small_room.train)
+    fitted = fit(*seen, camera, points, replace(CONFIG, iterations=1), CPU)
+    masks = torch.ones(2, 48, 64, dtype=torch.bool)
+    masks[:, :, 20:50] = False
+    painted = torch.where(masks[:, None], images, 255 - images)
+    scores = [evaluate_renders(fitted, shown, poses, camera, masks) for shown in (images, painted)]
+    for one, other in zip(*scores, strict=True):
+        assert torch.equal(one, other)
+    assert (evaluate_renders(fitted, painted, poses, camera).psnr < scores[1].psnr - 1).all()
+    assert (scores[0].ssim_affine > scores[0].ssim).all()
+
+
 def test_surplus_points_are_dropped(small_room: Scene) -> None:
     """No more Gaussians than initial_points and max_gaussians allow."""
     images, poses = images_of(small_room.train), scene.poses(small_room.train)

@@ -119,6 +119,10 @@ def test_psnr_counts_each_image_alone(device: torch.device) -> None:
     assert quality.psnr(images, other).tolist() == pytest.approx([20, 40], abs=1e-4)
 
 
+def affine_psnr(rendered: Tensor, photos: Tensor) -> Tensor:
+    return quality.psnr(quality.after_affine(rendered, photos), photos)
+
+
 @given(seed=st.integers(0, 99))
 def test_affine_psnr_ignores_exposure_and_white_balance(seed: int) -> None:
     """A colour map of the whole picture costs nothing, noise still does, and it never hurts."""
@@ -126,13 +130,48 @@ def test_affine_psnr_ignores_exposure_and_white_balance(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.rand(3, 3, generator=generator, dtype=torch.float64) + torch.eye(3)
     mapped = torch.einsum("ij,bjhw->bihw", mix, photos) + 0.1
-    assert quality.psnr_affine(mapped, photos).min() > 60
+    assert affine_psnr(mapped, photos).min() > 60
     noisy = photos + 0.1 * (random_images(2, seed=seed + 1) - 0.5)
-    assert quality.psnr_affine(noisy, photos).max() < 35
-    assert (quality.psnr_affine(noisy, photos) >= quality.psnr(noisy, photos)).all()
+    assert affine_psnr(noisy, photos).max() < 35
+    assert (affine_psnr(noisy, photos) >= quality.psnr(noisy, photos)).all()
 
 
 def test_affine_psnr_of_a_plain_picture_is_finite() -> None:
     """One colour everywhere leaves the map undetermined, not the score."""
     black = torch.zeros(1, 3, 8, 8)
-    assert quality.psnr_affine(black, random_images(1, 8, 8).float()).isfinite().all()
+    assert affine_psnr(black, random_images(1, 8, 8).float()).isfinite().all()
+
+
+def test_what_a_mask_leaves_out_does_not_score() -> None:
+    """Whatever is painted there, before and after a colour map; a mask of all leaves nothing."""
+    photos, noise = random_images(3), random_images(3, seed=1)
+    rendered = 0.6 * photos + 0.1 + 0.05 * (noise - 0.5)
+    mask = torch.ones(3, 23, 31, dtype=torch.bool)
+    mask[0, :, 10:] = False
+    mask[2] = False
+    painted = torch.where(mask[:, None], photos, noise)
+    for score in (quality.psnr, quality.ssim_each):
+        found = [
+            torch.stack([score(a, images, mask), score(b, images, mask)])
+            for images in (photos, painted)
+            for a, b in [(rendered, quality.after_affine(rendered, images, mask))]
+        ]
+        assert torch.equal(found[0][:, :2], found[1][:, :2])
+        assert bool((found[0][1, :2] > found[0][0, :2]).all())
+        assert bool(found[0][:, 2].isnan().all())
+        torch.testing.assert_close(found[0][0, 1], score(rendered, photos)[1])
+    left = rendered[:1, :, :, :10], photos[:1, :, :, :10]
+    torch.testing.assert_close(quality.psnr(rendered, photos, mask)[:1], quality.psnr(*left))
+    torch.testing.assert_close(
+        quality.ssim_each(rendered, photos, mask)[:1], quality.ssim_each(*left)
+    )
+
+
+def test_ssim_of_each_is_that_of_one_alone(device: torch.device) -> None:
+    """Their mean is that of the batch; with a mask that leaves nothing out, too."""
+    a, b = random_images(3).float().to(device), random_images(3, seed=1).float().to(device)
+    b = 0.5 * (a + b)
+    each = quality.ssim_each(a, b)
+    assert float(each.mean()) == pytest.approx(float(quality.ssim(a, b)), abs=1e-5)
+    all_count = torch.ones(3, 23, 31, dtype=torch.bool, device=device)
+    torch.testing.assert_close(quality.ssim_each(a, b, all_count), each, atol=1e-5, rtol=0)

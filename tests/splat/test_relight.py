@@ -57,6 +57,8 @@ def test_light_of_unseen_photographs_is_found(wall: Gaussians) -> None:
     photos = photos_of(wall, torch.tensor([[-1.2, 0.9], [0.8, -1.5]]))
     scores = score_relit(wall, photos, VIEWS, CAMERA)
     assert (scores.relit > scores.exposed + 5).all()
+    assert scores.ssim.shape == (3, 2)
+    assert (scores.ssim[2] > scores.ssim[1]).all()
 
 
 def test_right_half_is_not_looked_at(wall: Gaussians) -> None:
@@ -69,6 +71,24 @@ def test_right_half_is_not_looked_at(wall: Gaussians) -> None:
     assert again.codes is not None
     assert torch.equal(light.codes, again.codes)
     assert torch.equal(light.exposure, again.exposure)
+
+
+@pytest.mark.parametrize("with_codes", [True, False])
+def test_masked_pixels_say_nothing_and_do_not_score(
+    wall: Gaussians, monkeypatch: pytest.MonkeyPatch, with_codes: bool
+) -> None:
+    """Whatever is painted over them, light and scores stay as they are."""
+    monkeypatch.setattr(relight, "NUM_STEPS", 3)
+    plain = wall if with_codes else replace(wall, appearance=None)
+    photos = photos_of(wall, torch.tensor([[-1.2, 0.9], [0.8, -1.5]]))
+    masks = torch.ones(2, 36, 48, dtype=torch.bool)
+    masks[:, 5:30, 10:40] = False
+    painted = torch.where(masks[:, None], photos, 255)
+    scores = [score_relit(plain, shown, VIEWS, CAMERA, masks) for shown in (photos, painted)]
+    for one, other in zip(*scores, strict=True):
+        assert torch.equal(one, other)
+    unmasked = score_relit(replace(wall, appearance=None), painted, VIEWS, CAMERA)
+    assert (unmasked.mean < scores[1].mean - 3).all()
 
 
 def test_pictures_do_not_mind_their_company(wall: Gaussians) -> None:
