@@ -110,16 +110,26 @@ def of_state(path: Path, learner: Learner, _: Camera, fresh: Learner) -> File:
     """`state.pt` of a run, read into a learner that has seen nothing."""
 
     def load() -> dict[str, object]:
-        return state_of(fresh, load_state(path, fresh, MARK), MARK)
+        return training(fresh, load_state(path, fresh, MARK))
 
     return File(
         save=lambda: write_state(path, state_of(learner, PROGRESS, MARK)),
         load=load,
-        content={
-            **state_of(learner, PROGRESS, MARK),
-            "progress": asdict(PROGRESS),
-            "num_steps": learner.num_steps,
-            "regressor": learner.regressor.state_dict(),
-            "optimizer": learner.optimizer.state_dict(),
-        },
+        content=training(learner, PROGRESS),
     )
+
+
+def training(learner: Learner, progress: Progress) -> dict[str, object]:
+    """All that a training consists of, whatever the program stores of it."""
+    assert learner.discriminator is not None
+    assert learner.discriminator_optimizer is not None
+    return {
+        "progress": asdict(progress),
+        "num_steps": learner.num_steps,
+        "regressor": learner.regressor.state_dict(),
+        "pose_loss": learner.pose_loss.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "discriminator": learner.discriminator.state_dict(),
+        "discriminator_optimizer": learner.discriminator_optimizer.state_dict(),
+    }

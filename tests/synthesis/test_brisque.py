@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks import plain_brisque
 from rap.data.images import decode
 from rap.data.room import RoomSpec, make
 from rap.scene import DataError
 from rap.synthesis.brisque import brisque
 from rap.synthesis.brisque_files import load_brisque
 from rap.synthesis.brisque_model import BrisqueModel, shape_table
-from tests.synthesis import plain_brisque
 
 TOLERANCE = 0.05
 """A tenth of what is promised against the package."""
@@ -37,11 +37,6 @@ def synthetic_model(seed: int = 0, num: int = 200) -> BrisqueModel:
     )
 
 
-def as_arrays(model: BrisqueModel) -> dict[str, np.ndarray]:
-    names = ("support", "coefficients", "gamma", "rho", "low", "high")
-    return {name: getattr(model, name).numpy() for name in names}
-
-
 def pictures(height: int, width: int, seed: int = 0) -> Tensor:
     """8-bit pictures: noise, soft clouds, clouds with burnt-out and black parts, and few levels."""
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +50,7 @@ def pictures(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def twin_scores(images: Tensor, model: BrisqueModel) -> Tensor:
-    arrays = as_arrays(model)
+    arrays = plain_brisque.as_arrays(vars(model))
     scores = [plain_brisque.score(image.double().numpy(), arrays) for image in images]
     return torch.tensor(scores, dtype=torch.float64)
 

@@ -1,12 +1,13 @@
 """What a stored state says about the device that it came from."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from rap.config import Config, ConfigError
+from rap.config import Config, ConfigError, LossWeights
 from rap.model.regressor import build_regressor
 from rap.train.loop import _epoch_of
 from rap.train.state import Progress, _run_as_here, load_state, state_of, write_state
@@ -38,6 +39,18 @@ def learner(tiny_config: Config) -> Learner:
     """Untrained, with an average."""
     regressor = build_regressor(tiny_config.model, seed=0)
     return build_learner(regressor, copy.deepcopy(regressor), tiny_config, torch.device("cpu"))
+
+
+def test_a_state_holds_all_that_a_training_consists_of(tiny_config: Config) -> None:
+    """A list of its own: what the code forgets is missing here."""
+    weights = LossWeights(1.0, 1.0, 1.0, 1.0, 0.7)
+    config = replace(tiny_config, weights=weights)
+    regressor = build_regressor(config.model, seed=0)
+    learner = build_learner(regressor, copy.deepcopy(regressor), config, torch.device("cpu"))
+    assert set(state_of(learner, Progress(), "mark")) == {
+        "version", "fingerprint", "progress", "num_steps", "regressor", "pose_loss", "optimizer",
+        "scaler", "average", "discriminator", "discriminator_optimizer",
+    }  # fmt: skip
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"

@@ -1,9 +1,16 @@
 """BRISQUE of one image by its definition: float64, dense windows, roots by bisection."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float64
+
+
+def as_arrays(model: Mapping[str, object]) -> dict[str, np.ndarray]:
+    """The parameters of a support-vector regression by their names, whatever else is there."""
+    names = ("support", "coefficients", "gamma", "rho", "low", "high")
+    return {name: np.asarray(model[name], dtype=np.float64) for name in names}
 
 
 def score(image: Float64[np.ndarray, "3 h w"], model: dict[str, np.ndarray]) -> float:
