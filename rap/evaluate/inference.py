@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from rap.camera import Camera
 from rap.config import ConfigError, Precision
 from rap.data.images import decode, decode_batches
 from rap.data.validate import image_size
+from rap.evaluate.views_used import views_used
 from rap.model.checkpoint import Checkpoint, load
 from rap.model.precision import precision_scope
 from rap.scene import DataError, Frame
@@ -111,12 +112,18 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 def load_run(run: Path, device: torch.device) -> Checkpoint:
     """The best regressor of a run directory, or that of one .safetensors file, on `device`.
 
+    The provenance of a run says what its views were like, too.
+
     Raises CheckpointError for a file that does not fit, DataError where there is none.
     """
     path = run / "best.safetensors" if run.is_dir() else run
     if not path.is_file():
         raise DataError(_why_no_weights(run))
-    return load(path, device)
+    checkpoint = load(path, device)
+    views = views_used(run / "log.jsonl")
+    if views is None:
+        return checkpoint
+    return replace(checkpoint, provenance=checkpoint.provenance | {"views": views})
 
 
 def _why_no_weights(run: Path) -> str:

@@ -143,6 +143,8 @@ def show(evaluation: Evaluation) -> None:
     facts = {name: evaluation.provenance[name] for name in named if name in evaluation.provenance}
     if facts:
         log.info(", ".join(f"{name.replace('_', ' ')}: {fact}" for name, fact in facts.items()))
+    if "views" in evaluation.provenance:
+        log.info(f"views trained on: {evaluation.provenance['views']}")
     if evaluation.latency is not None:
         time = evaluation.latency
         log.info(
