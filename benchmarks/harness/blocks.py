@@ -128,7 +128,7 @@ def why_invalid(base: Record, head: Record) -> str:
     told = [f"{side}: {why}" for side, record in zip(SIDES, (base, head), strict=True)
             for why in record.invalid]  # fmt: skip
     clocks = [record.facts.get("sm_clock_mhz", 0.0) for record in (base, head)]
-    if min(clocks) > 0 and abs(math.log(clocks[1] / clocks[0])) > math.log1p(CLOCK_TOLERANCE):
+    if min(clocks) > 0 and abs(_log_ratio(*clocks)) > math.log1p(CLOCK_TOLERANCE):
         told.append(f"GPU clocks of {clocks[0]:.0f} and {clocks[1]:.0f} MHz")
     return "; ".join(told)
 

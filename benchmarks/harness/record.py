@@ -18,6 +18,8 @@ from benchmarks.harness.subject import Subject
 SCHEMA = 2
 
 MAX_INTEGER = 2**63
+MAX_SAMPLE = 1e100
+"""Of finite samples: their squares must be what a float holds."""
 SUITE = re.compile(r"[\w-]{1,80}")
 """The suite's name is part of a path."""
 Outcome = Literal["passed", "wrong", "errored", "skipped"]
@@ -218,7 +220,7 @@ def _fits_machine(name: str, value: object) -> bool:
     if name == "power_limit_w":
         return value is None or (isinstance(value, int | float) and abs(value) < MAX_INTEGER)
     if name in ("cores", "memory_bytes", "num_gpus", "gpu_memory_bytes"):
-        return type(value) is int
+        return type(value) is int and abs(value) < MAX_INTEGER
     return isinstance(value, str) or (value is None and name in ("gpu", "gpu_uuid"))
 
 
@@ -282,5 +284,8 @@ def _read_samples(content: object, where: str) -> dict[str, tuple[float, ...]]:
         if not isinstance(values, list | tuple):
             raise RecordError(f"{where}.{name}: must be a list")
         check_numbers(dict(enumerate(values)), f"{where}.{name}")
+        large = [value for value in values if MAX_SAMPLE < abs(value) < math.inf]
+        if large:
+            raise RecordError(f"{where}.{name}: {large[0]!r} is beyond {MAX_SAMPLE:g}")
         found[name] = tuple(values)
     return found

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,31 @@ def test_damaged_blocks_end_with_a_code(tree: Path, data: st.DataObject) -> None
     lines[number] = json.dumps(replaced(content, where, data.draw(ODD)))
     reseal(path, "\n".join(lines))
     assert main(["report", str(path)], tree) in CODES
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("machine", "memory_bytes"), 10**400),
+        (("records", 0, "facts", "sm_clock_mhz"), 5e-324),
+        (("records", 0, "facts", "sm_clock_mhz"), math.inf),
+        (("records", 0, "samples", "error_m", 0), 1e308),
+    ],
+    ids=str,
+)
+def test_numbers_beyond_every_measurement_end_with_a_code(
+    tree: Path, side: str, where: tuple[Any, ...], value: float
+) -> None:
+    """Their quotients and squares are none that a float holds."""
+    path = tree / "blocks.jsonl"
+    file = BlockFile(path)
+    file.start({"seed": 1})
+    file.append(Block(0, 0, "base", ("step",), RUN, RUN, 1.0))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[1] = json.dumps(replaced(json.loads(lines[1]), (side, *where), value))
+    reseal(path, "\n".join(lines))
+    assert main(["report", str(path)], tree) in CODES - {Code.PASS}
 
 
 @SETTINGS
