@@ -15,7 +15,7 @@ from rap.config.inference import InferExecution
 from rap.evaluate.inference import check_precision
 from rap.model.infer import PoseNetwork
 from rap.model.precision import chosen_by_timing, tf32_scope
-from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory
+from rap.model.recording import compiling, free_generator, in_a_line, pass_on_out_of_memory
 from rap.model.regressor import Regressor
 
 _TRIALS = 3
@@ -90,6 +90,7 @@ class Localizer:
         self._whole: Callable[[Tensor], Tensor] = net
         self._parts: Parts = (net.features, net.translation, net.rotation, net.compose)
         self._recordings: dict[int, Recording] = {}
+        self._compiled_for: set[int] = set()
         if execution == "compiled":
             self._whole = _compiled(net)
         elif execution == "compiled+graphed":
@@ -117,6 +118,16 @@ class Localizer:
     def _run(self, images: Images) -> Matrices:
         num = len(images)
         size = num if self.runs == "eager" or num == 1 else self.batch_size
+        if "compiled" not in self.runs or size in self._compiled_for:
+            return self._of_size(size, images)
+        with compiling(f"the network for batches of {size} on {self.device}"):
+            poses = self._of_size(size, images)
+        self._compiled_for.add(size)
+        return poses
+
+    def _of_size(self, size: int, images: Images) -> Matrices:
+        """Poses by the network as it is prepared for batches of a size, filled up to it."""
+        num = len(images)
         if "graphed" in self.runs:
             if size not in self._recordings:
                 self._recordings[size] = self._record(size, images)

@@ -1,8 +1,13 @@
-"""What recordings of CUDA graphs share: a stream to record on, and what to do when they fail."""
+"""What compiling and recording share: telling of the wait, a stream, what to do when they fail."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+
+from rap import log
 
 _ASIDE = (LookupError, AttributeError)
 """How code asks whether something is there; no cause of what follows."""
@@ -15,6 +20,18 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     cuBLAS keeps a workspace for each stream and thread for good, on Hopper 32 MiB.
     """
     return torch.cuda.Stream(device)
+
+
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """Tell of a wait for the compiler before it begins, and how long it was.
+
+    Whoever catches a failure tells of it.
+    """
+    log.info(f"torch.compile compiles {what}; the next step waits for it, minutes without a cache")
+    start = time.perf_counter()
+    yield
+    log.info(f"torch.compile took {time.perf_counter() - start:.1f} s")
 
 
 def free_generator(device: torch.device) -> None:

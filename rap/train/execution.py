@@ -19,7 +19,13 @@ from torch import Tensor
 from rap import log
 from rap.config import Config, Execution
 from rap.model.precision import chosen_by_timing
-from rap.model.recording import free_generator, in_a_line, pass_on_out_of_memory, side_stream
+from rap.model.recording import (
+    compiling,
+    free_generator,
+    in_a_line,
+    pass_on_out_of_memory,
+    side_stream,
+)
 from rap.train.batches import Batch
 from rap.train.distributed import Ranks
 from rap.train.step import Comparison, Learner, Terms, compare, optimise, set_controls, step
@@ -93,10 +99,16 @@ class Runner:
 
     def _try_compiler(self, batch: Batch) -> None:
         """Compile for these shapes; where that fails, no step is compiled from now on."""
-        if self._learner.compare is compare:
-            self._learner.compare = compiled_compare()
+        num, _, height, width = batch.images.shape
+        kind = "features" if batch.are_features else "images"
+        what = f"network and losses for {num} {kind} of {height}x{width} on {self._device}"
         try:
-            with kept_state(self._learner, self._device), many_variants(), alone(self._learner):
+            with (
+                compiling(what), kept_state(self._learner, self._device), many_variants(),
+                alone(self._learner),
+            ):  # fmt: skip
+                if self._learner.compare is compare:
+                    self._learner.compare = compiled_compare()
                 step(self._learner, batch, self._config)
             self._compiled.append(shapes(batch))
         except RuntimeError as error:

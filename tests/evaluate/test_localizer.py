@@ -1,5 +1,6 @@
 """However the network is run, whole batches or not, the poses are those of the plain regressor."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,6 +143,20 @@ def test_after_a_broken_recording_numbers_can_be_drawn(checkpoint: Checkpoint) -
     again = Localizer(regressor, checkpoint.camera, execution="graphed")
     torch.testing.assert_close(again(_images(1)), found, atol=1e-4, rtol=1e-4)
     assert again.runs == "graphed"
+
+
+def test_a_wait_for_the_compiler_is_told(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before it, by size of batch, and how long it was; nothing at later calls."""
+    monkeypatch.setattr(localizer, "_compiled", lambda function: function)
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, batch_size=4, execution="compiled")
+    for num, sizes in ((7, ["4"]), (1, ["1"]), (3, [])):
+        locate(_images(num))
+        said = capsys.readouterr().err
+        found = re.findall(r"compiles the network for batches of (\d) on cpu; the next", said)
+        assert found == sizes
+        assert said.count("torch.compile took") == len(sizes)
 
 
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:

@@ -3,6 +3,7 @@
 import copy
 import gc
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -168,6 +169,31 @@ def test_a_compiler_that_fails_is_left_out(
                for name in want)  # fmt: skip
     assert runner.runs == "eager"
     assert capsys.readouterr().err.count("no compiler found") == 1
+
+
+@pytest.mark.usefixtures("not_compiled")
+def test_a_wait_for_the_compiler_is_told(
+    tiny_config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is compiled before the wait, how long it was after it; once for each shape."""
+    config = configured(tiny_config, execution="compiled")
+    runner = Runner(learner_for(config, CPU), config, CPU)
+    seen = []
+
+    def compiled() -> Comparison:
+        seen.append(capsys.readouterr().err)
+        return lambda *inputs: compare(*inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "compiled_compare", compiled)
+        runner(batch_on(CPU, 0), 1.0)
+    before = "compiles network and losses for 12 images of 48x64 on cpu; the next step waits for it"
+    assert [before in line for line in seen] == [True]
+    assert re.fullmatch(r"torch\.compile took \d+\.\d s\n", capsys.readouterr().err)
+    runner(batch_on(CPU, 1), 1.0)
+    assert capsys.readouterr().err == ""
+    runner(batch_on(CPU, 1, height=64), 1.0)
+    assert "12 images of 64x64" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("not_compiled")
