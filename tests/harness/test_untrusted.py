@@ -110,7 +110,7 @@ def test_damaged_blocks_end_with_a_code(tree: Path, data: st.DataObject) -> None
         (("records", 0, "facts", "sm_clock_mhz"), math.inf),
         (("records", 0, "samples", "error_m", 0), 1e308),
     ],
-    ids=str,
+    ids=["memory", "slowest clock", "endless clock", "sample"],
 )
 def test_numbers_beyond_every_measurement_end_with_a_code(
     tree: Path, side: str, where: tuple[Any, ...], value: float
