@@ -12,12 +12,13 @@ from rap.config import FitConfig
 from rap.config.splats import Strategy
 from rap.scene import Scene, poses
 from rap.splat import classic, density
-from rap.splat.fit import begin, step
+from rap.splat.fit import Course, begin, step
 from rap.splat.gaussians import Gaussians
 from rap.splat.initial import assemble
 from rap.splat.objective import Targets, Terms, term_weights, total
 from rap.splat.quality import psnr
 from rap.splat.render import render
+from rap.splat.state import FitState
 
 MIN_PSNR_DB = 50.0
 GENTLY = {"scales_lr": 2e-4, "opacities_lr": 2e-3}
@@ -72,7 +73,10 @@ def bench_fit_step(
             step(state, course)
         return step(state, course)[0]
 
-    result = measure(steps, items=STEPS * images_per_step, unit="images")
+    result = measure(
+        steps, items=STEPS * images_per_step, unit="images",
+        moves_bytes=STEPS * moved_bytes(state, course),
+    )  # fmt: skip
     num_calls = (state.iteration - config.iterations // 2 - 1) // STEPS
     ran = refinements.num
     result.check(ran == num_calls, f"{ran} refinements in {num_calls} calls")
@@ -89,6 +93,18 @@ def bench_fit_step(
         exact = render(in_float64(fitted), camera, view.double(), backend="reference").rgb
     agreement = float(psnr(drawn, exact.float()))
     result.check(agreement >= MIN_PSNR_DB, f"{agreement:.1f} dB from the plain rasteriser")
+
+
+def moved_bytes(state: FitState, course: Course) -> int:
+    """The least that a step moves: all that is learnt and its gradients, and its pictures.
+
+    Each parameter and Adam's two moments of it are read and written, its gradient is written and
+    read; a photograph's bytes are read, four floats of each drawn pixel written.
+    """
+    learnt = (state.parameters | state.light).values()
+    images = course.targets.images[: course.order.shape[1]]
+    pixels = images.numel() // 3
+    return 8 * sum(parameter.nbytes for parameter in learnt) + images.nbytes + 16 * pixels
 
 
 def in_float64(gaussians: Gaussians) -> Gaussians:
