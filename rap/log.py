@@ -1,5 +1,6 @@
 """What people see while something runs: a console, progress with a rate, tables, a log file."""
 
+import glob
 import json
 import os
 import re
@@ -107,12 +108,13 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, stem: str = "") -> None:
     """Remove temporaries in a folder whose processes were killed; those of others stay.
 
-    For when nothing is being written there by this process: its number may be that of a killed one.
+    With `stem` only those of files STEM.*, in a folder that others write to, too. For when nothing
+    is being written by this process: its number may be that of a killed one.
     """
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(f".{glob.escape(stem)}.*.tmp" if stem else ".*.tmp"):
         match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
         if match is None or _runs_beside(int(match[1])):
             continue

@@ -127,6 +127,20 @@ def test_an_interrupted_fit_goes_on(
     assert "there is no interrupted fit to resume" in fails("fit", room, "-o", other, "--resume")
 
 
+def test_what_a_killed_fit_left_half_written_is_removed(tmp_path: Path, fails: Fails) -> None:
+    """Before the next one to the same file; of this splat only, others may lie beside it."""
+    killed = 2**30
+    names = ["splat[1].ply", "splat[1].png", "splat[1].state.safetensors", "splat[1].partial.ply",
+             "splat[1].appearance.safetensors"]  # fmt: skip
+    for name in names:
+        (tmp_path / f".{name}.{killed}.tmp").touch()
+    others = [tmp_path / f".{name}.{killed}.tmp" for name in ("other.ply", "splat1.ply")]
+    for other in others:
+        other.touch()
+    assert "nowhere" in fails("fit", tmp_path / "nowhere", "-o", tmp_path / "splat[1].ply")
+    assert sorted(tmp_path.iterdir()) == others
+
+
 def test_a_splat_is_not_lost_before_the_new_one_is_there(
     room: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

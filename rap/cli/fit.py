@@ -60,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
     check_out(sheet, force=arguments.force)
 
     saving = _saving(arguments)
+    log.sweep(arguments.out.parent, arguments.out.stem)
 
     from rap.data.check import warn_of_wrong_poses
     from rap.splat.gaussians import save_ply
