@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +13,9 @@ from rap.model.checkpoint import CheckpointError, checked_camera
 from rap.model.regressor import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = "rap-artifact"
-VERSION = "1"
+VERSION = "2"
 INPUT, OUTPUT = "images", "world_from_camera"
+MAX_BATCH = 1024
 
 
 class ExportError(ValueError):
@@ -38,7 +39,8 @@ class Details:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "input": f"{INPUT}: uint8 [batch, 3, {self.camera.height}, {self.camera.width}], RGB",
+            "input": f"{INPUT}: uint8 [batch, 3, {self.camera.height}, {self.camera.width}], RGB, "
+            f"contiguous, batch 1 to {MAX_BATCH}; others are refused",
             "output": f"{OUTPUT}: float32 [batch, 4, 4], OpenCV axes, metres",
             "normalisation": json.dumps({"inside": True, "mean": mean, "std": std, "scale": 255}),
             "camera": json.dumps(dataclasses.asdict(self.camera)),
@@ -62,6 +64,15 @@ def read_details(path: Path, strings: Mapping[str, str]) -> Details:
         return Details(camera, strings["precision"], strings["device"], dict(provenance))
     except (KeyError, AttributeError, TypeError, json.JSONDecodeError, CheckpointError) as error:
         raise ExportError(f"{path}: its metadata is damaged: {error}") from error
+
+
+def check_size(path: Path, camera: Camera, size: Sequence[object]) -> None:
+    """ExportError unless the camera has the width and height that the graph itself takes."""
+    if (camera.width, camera.height) != tuple(size):
+        raise ExportError(
+            f"{path}: its metadata name a camera of {camera.width}x{camera.height}, but its graph "
+            f"takes images of {'x'.join(map(str, size))}: edited; export it again"
+        )
 
 
 def need(package: str, purpose: str) -> ModuleType:

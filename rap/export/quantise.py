@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from rap.export.details import INPUT, need
+from rap.export.seal import BLANK, seal
 from rap.log import replacing
 
 _HEADS = ("head_hidden", "head_out")
@@ -40,8 +41,9 @@ def quantise(full: Path, path: Path, photographs: UInt8[Tensor, "n 3 h w"]) -> N
         )  # fmt: skip
         quantised = onnx.load(str(temporary))
         strings = {entry.key: entry.value for entry in model.metadata_props}
-        onnx.helper.set_model_props(quantised, strings)
+        onnx.helper.set_model_props(quantised, strings | {"digest": BLANK})
         onnx.save(quantised, str(temporary))
+        seal(temporary)
 
 
 def _reader(quantization: Any, photographs: UInt8[Tensor, "n 3 h w"]) -> Any:  # noqa: ANN401 (a class of an optional package)

@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from rap.config import Precision
 from rap.config.inference import ExportFormat, ExportPrecision
-from rap.export.details import INPUT, OUTPUT, Details, ExportError, need
+from rap.export.details import INPUT, MAX_BATCH, OUTPUT, Details, ExportError, need
+from rap.export.guard import guarded
 from rap.export.quantise import quantise
+from rap.export.seal import BLANK, seal
 from rap.log import replacing
 from rap.model.checkpoint import Checkpoint
 from rap.model.infer import PoseNetwork
 
 SUFFIXES = {"aoti": ".pt2", "onnx": ".onnx"}
-MAX_BATCH = 1024
 _OPSET = 18
 _BF16_OPSET = 22
 """The first in which a convolution may be bf16."""
@@ -84,10 +86,14 @@ def _write_aoti(network: PoseNetwork, path: Path, details: Details) -> None:
         warnings.simplefilter("ignore")
         # The compiler wants a name that ends in .pt2.
         package = temporary.with_suffix(".pt2")
-        torch._inductor.aoti_compile_and_package(
-            _exported(network), package_path=str(package), inductor_configs=settings
-        )
+        with guarded(network.size, details.device, MAX_BATCH):
+            torch._inductor.aoti_compile_and_package(
+                _exported(network), package_path=str(package), inductor_configs=settings
+            )
         package.replace(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = BLANK.encode()
+        seal(temporary)
 
 
 def _write_onnx(network: PoseNetwork, path: Path, details: Details) -> None:
@@ -102,6 +108,7 @@ def _write_onnx(network: PoseNetwork, path: Path, details: Details) -> None:
         assert program is not None
         program.save(str(temporary))
         model = onnx.load(str(temporary))
-        onnx.helper.set_model_props(model, details.strings())
+        onnx.helper.set_model_props(model, details.strings() | {"digest": BLANK})
         onnx.checker.check_model(model)
         onnx.save(model, str(temporary))
+        seal(temporary)
