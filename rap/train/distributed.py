@@ -28,7 +28,7 @@ import hashlib
 import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -42,6 +42,7 @@ from rap.config import Config, ConfigError, Precision
 from rap.data.images import ImageBank
 from rap.evaluate.inference import Locate, Poses, Streamed, predict, stream
 from rap.scene import Frame
+from rap.synthesis.augment import Part
 from rap.synthesis.views import RefreshStats, share
 from rap.train.errors import TrainingError
 
@@ -81,6 +82,20 @@ class Ranks:
     def part(self, indices: Int64[Tensor, "s b"]) -> Int64[Tensor, "s k"]:
         """The photographs of each step that fall to this rank."""
         return indices.chunk(self.world, dim=1)[self.rank].contiguous()
+
+    def part_of(self, sizes: Mapping[str, int], device: torch.device) -> Part | None:
+        """Which images of the global batch this rank's batch of such `sizes` holds; None: all.
+
+        A single process has all photographs first, then all renderings, then all views.
+        """
+        if self.world == 1:
+            return None
+        rows, first = [], 0
+        for size in sizes.values():
+            start = first + self.rank * size
+            rows.append(torch.arange(start, start + size, device=device))
+            first += self.world * size
+        return Part(first, torch.cat(rows))
 
     def purpose(self, name: str) -> str:
         """What a random choice is for that each rank makes for itself; alone, the name."""

@@ -20,7 +20,7 @@ from rap.config import Config
 from rap.data.images import ImageBank
 from rap.model.precision import precision_scope
 from rap.model.regressor import Regressor
-from rap.synthesis.augment import augmented
+from rap.synthesis.augment import Part, augmented
 from rap.synthesis.drawing import shrunk
 from rap.train.banks import Material, drawn_in
 from rap.train.batches import Batch, FeatureBank, FeatureBanks, batches, epoch_generator
@@ -56,12 +56,12 @@ class Inputs:
             yield from batches(cached, indices, per_image, num_workers, photographs)
             return
         device = material.banks.photographs.device
-        purpose = current().purpose("augment")
-        generator = epoch_generator(config.train.seed, epoch, purpose, device)
+        generator = epoch_generator(config.train.seed, epoch, "augment", device)
+        part: Part | None = None
         for batch in batches(material.banks, indices, per_image, num_workers, photographs):
-            images = augmented(
-                shrunk(batch.images, camera.height, camera.width), config.train, generator
-            )
+            part = part or current().part_of(batch.sizes, device)
+            images = shrunk(batch.images, camera.height, camera.width)
+            images = augmented(images, config.train, generator, part)
             if frozen:
                 images = trunk_features(self._regressor, images, config)
             yield replace(batch, images=images, are_features=frozen)

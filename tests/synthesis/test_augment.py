@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rap.config import TrainConfig
-from rap.synthesis.augment import augmented, optics, photometric
+from rap.synthesis.augment import Part, augmented, optics, photometric
 
 
 def pictures(device: torch.device, num: int = 6) -> torch.Tensor:
@@ -102,6 +102,19 @@ def test_without_a_lens_nothing_is_drawn_for_it(device: torch.device) -> None:
         augmented(images, TrainConfig(augment=1.0), seeded(device)),
         photometric(images, 1.0, seeded(device)),
     )
+
+
+def test_images_of_a_part_get_what_they_get_in_the_whole(device: torch.device) -> None:
+    """Each rank of several augments its images as a single process would, to the bit."""
+    config = TrainConfig(augment=1.0, augment_vignette=0.5, augment_blur_px=1.0)
+    images = pictures(device)
+    whole = augmented(images, config, seeded(device))
+    for rows in ([0, 1, 4], [2, 3, 5]):
+        part = Part(6, torch.tensor(rows, device=device))
+        found = augmented(images[rows], config, seeded(device), part)
+        torch.testing.assert_close(found, whole[rows], rtol=1e-6, atol=1e-6)
+        if device.type == "cpu":
+            assert torch.equal(found, whole[rows])
 
 
 @pytest.mark.cuda

@@ -78,7 +78,7 @@ def some_splat() -> Gaussians:
 
 
 def some_config(batch_norm: BatchNorm) -> Config:
-    """Terms that do not compare images with each other; nothing is drawn within a step."""
+    """Terms that do not compare images with each other; no dropout, which each rank draws anew."""
     return Config(
         image=ImageConfig(height=48, num_workers=0),
         model=ModelConfig(
@@ -89,7 +89,7 @@ def some_config(batch_norm: BatchNorm) -> Config:
         weights=LossWeights(rendered=1.0, feature=1.0),
         train=TrainConfig(
             epochs=3, batch_size=4, learning_rate=1e-3, validation_fraction=0.2,
-            feature_loss="mse", grad_clip=1.0, ema_decay=0.9,
+            feature_loss="mse", grad_clip=1.0, ema_decay=0.9, augment=1.0, augment_vignette=0.3,
         ),
     )  # fmt: skip
 
