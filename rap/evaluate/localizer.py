@@ -43,8 +43,9 @@ class Localizer:
 
     All but `eager` know two sizes, one image and `batch_size`, and fill the last batch up: no
     image's pose depends on its neighbours. Whatever is compiled or recorded is so on first use;
-    where that fails the next simpler way is taken, with a line, and `runs` says which, `why` for
-    what reason. Raises ConfigError for what the device cannot do.
+    where that fails the next simpler way is taken, and without a GPU `eager` for what is recorded:
+    with a line, and `runs` says which, `why` for what reason. Raises ConfigError for arithmetic
+    that the device does not have.
     """
 
     runs: InferExecution
@@ -65,6 +66,11 @@ class Localizer:
         self._precision: Precision = precision
         # For all recordings: cuBLAS keeps 32 MiB for each stream for good (on Hopper).
         self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
+        if "graphed" in execution and self.device.type != "cuda":
+            # As a training: a processor has no launches to save.
+            self.why = f"there are no CUDA graphs on {self.device}"
+            log.info(f"execution = {execution!r}: {self.why}, so the network runs eager")
+            execution = "eager"
         self._use(execution)
 
     @torch.no_grad()
@@ -208,8 +214,4 @@ def _check(execution: str, precision: Precision, device: torch.device) -> None:
     if execution not in get_args(InferExecution):
         accepted = ", ".join(get_args(InferExecution))
         raise ConfigError(f"execution = {execution!r} must be one of {accepted}")
-    if "graphed" in execution and device.type != "cuda":
-        raise ConfigError(
-            f"execution = {execution!r} needs a CUDA device, not {device}; use eager or compiled"
-        )
     check_precision(precision, device)

@@ -159,10 +159,21 @@ def test_a_wait_for_the_compiler_is_told(
         assert said.count("torch.compile took") == len(sizes)
 
 
+@pytest.mark.parametrize("execution", ["graphed", "compiled+graphed"])
+def test_without_a_gpu_nothing_is_recorded(
+    checkpoint: Checkpoint, execution: InferExecution, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says so, as in a training, and the poses are the eager ones."""
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, execution=execution)
+    expected = Localizer(checkpoint.regressor, checkpoint.camera)(_images(3))
+    assert torch.equal(locate(_images(3)), expected)
+    assert (locate.runs, locate.why) == ("eager", "there are no CUDA graphs on cpu")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"execution = {execution!r}: there are no CUDA graphs on cpu, so the network" in line
+
+
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
     """Before any work, with what is accepted."""
-    with pytest.raises(ConfigError, match=r"'graphed' needs a CUDA device, not cpu; use eager or"):
-        Localizer(checkpoint.regressor, checkpoint.camera, execution="graphed")
     with pytest.raises(ConfigError, match=r"^precision = 'fp16' needs a CUDA device"):
         Localizer(checkpoint.regressor, checkpoint.camera, "fp16")
 
