@@ -235,6 +235,20 @@ class BlockFile:
         return Block(**fields)
 
 
+def begin(path: Path, header: Mapping[str, object]) -> tuple[BlockFile, list[Block], int]:
+    """A new file, no blocks yet, and the seed of their orders, which is kept in it."""
+    file, seed = BlockFile(path), random.SystemRandom().randrange(2**31)
+    file.start({**header, "seed": seed})
+    return file, [], seed
+
+
+def go_on(path: Path) -> tuple[BlockFile, list[Block], int]:
+    """What `begin` gave, with the blocks that were measured since."""
+    file = BlockFile(path)
+    header, blocks = file.read()
+    return file, blocks, int(header["seed"])
+
+
 def sealed(content: Mapping[str, object], before: str) -> tuple[str, str]:
     """A line with the digest of itself and of what is before it, and that digest."""
     text = json.dumps(content, sort_keys=True)

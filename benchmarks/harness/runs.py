@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks.harness.abreport import Report, content, lines, markdown, texts
-from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Side, begin, go_on
 from benchmarks.harness.compare import Comparison, judge_blocks
 from benchmarks.harness.environments import interpreter, own_tree
 from benchmarks.harness.evidence import counted_nowhere
@@ -227,14 +226,9 @@ def _open(
                 "since (the working tree, conftest.py, pyproject.toml, installed packages, -k, the "
                 "policy) must be compared from the start"
             )
-        file = BlockFile(found[-1])
-        known, blocks = file.read()
-        return file, blocks, int(known["seed"])
+        return go_on(found[-1])
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    file = BlockFile(home / f"{stamp}-{key}" / "blocks.jsonl")
-    seed = random.SystemRandom().randrange(2**31)
-    file.start({**header, "seed": seed})
-    return file, [], seed
+    return begin(home / f"{stamp}-{key}" / "blocks.jsonl", header)
 
 
 def _machine(blocks: Sequence[Block]) -> str:

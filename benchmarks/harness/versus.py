@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, first_side, order_seed
@@ -97,20 +98,14 @@ class Versus:
             if time.monotonic() - start + expected_s(blocks, request) > budget_s:
                 return comparison, Ended.BUDGET
 
-            began: list[float] = []
-
-            def tell(side: Side, done: Comparison = comparison, began: list[float] = began) -> None:
-                began.append(time.monotonic())
-                if not blocks:
-                    _refuse_late(began, start + budget_s)
-                show(done, blocks, side)
-
-            block = self._block(request, tell)
+            tell = partial(show, comparison, blocks)
+            block = self._block(request, tell, math.inf if blocks else start + budget_s)
             _require_one_machine([*blocks[:1], block])
             file.append(block)
             blocks.append(block)
 
-    def _block(self, request: Request, tell: Callable[[Side], None]) -> Block:
+    def _block(self, request: Request, tell: Callable[[str], object], end: float) -> Block:
+        """Measure a block; OutOfTime where its second arm would not be done before `end`."""
         first = first_side(self.seed, request.index)
         ids = self.ids if request.ids is None else request.ids
         order = order_seed(self.seed, request.index)
@@ -118,7 +113,10 @@ class Versus:
         problems = {f"{side}, counting": c.tail for side, c in counts.items() if c.code not in FINE}
         start = time.monotonic()  # counting is done once: the next block takes as long without
         ran: dict[Side, Ran] = {}
+        began: list[float] = []
         for side in (first, *(s for s in SIDES if s != first)):
+            began.append(time.monotonic())
+            _refuse_late(began, end)
             tell(side)
             ran[side] = self.arms[side].measure(ids, order, request.index)
         if all(one.code == NOTHING_SELECTED for one in ran.values()):
@@ -140,7 +138,7 @@ class Versus:
 
 
 def _refuse_late(began: Sequence[float], end: float) -> None:
-    """OutOfTime where a first block's second arm, as long as the first, would end too late."""
+    """OutOfTime where a block's second arm, as long as the first, would end too late."""
     if len(began) == len(SIDES):
         took = began[1] - began[0]
         if began[1] + took > end:

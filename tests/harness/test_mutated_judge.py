@@ -17,6 +17,10 @@ SOURCES = [
     ("judge.py", "asked = [*_edits(base, head)]", "asked = []"),
     ("known.py", "benchmark_id in self.ids or bare(benchmark_id) in self.names",
      "benchmark_id in self.ids"),
+    ("compare.py", "bare(name) not in lost and (bare(name) in ran or not crashed)", "False"),
+    ("screen.py", "held.status is Status.SUSPECT and bool(quickest)", "False"),
+    ("blocks.py", "if found != digest:", "if False:"),
+    ("commit.py", "if commit and digests[name] != stamped[name]", "if False"),
     ("evidence.py", "has_it = known is None or found.name in known.ids", "has_it = False"),
     ("evidence.py", "has_it = known is None or known.knows(found.name)", "has_it = False"),
     ("evidence.py", "if not before and not stored:", "if not before:"),
@@ -31,7 +35,8 @@ SOURCES = [
 ]  # fmt: skip
 GUARDS = (
     "test_additions.py", "test_judge.py", "test_known.py", "test_new_in_pairs.py",
-    "test_turnover.py", "test_report_origin.py",
+    "test_turnover.py", "test_report_origin.py", "test_screen.py", "test_blocks.py",
+    "test_commit.py",
 )  # fmt: skip
 
 

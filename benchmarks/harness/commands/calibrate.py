@@ -1,13 +1,12 @@
 """`python -m benchmarks calibrate`: how noisy this machine is, by the same code against itself."""
 
 import datetime
-import random
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side
+from benchmarks.harness.blocks import SIDES, Block, BlockFile, Request, Side, begin, go_on
 from benchmarks.harness.calibration import (
     MIN_BLOCKS,
     RELABELLINGS,
@@ -122,17 +121,12 @@ def _open(root: Path, arguments: Namespace, source: Source) -> tuple[BlockFile, 
     home = root / STORE / "calibration"
     if arguments.resume:
         for path in sorted(home.glob("*.jsonl"), reverse=True):
-            file = BlockFile(path)
-            known = file.header()
+            known = BlockFile(path).header()
             if {key: known.get(key) for key in header} == header:
-                known, blocks = file.read()
-                return file, blocks, int(known["seed"])
+                return go_on(path)
         raise UsageError(f"--resume: no blocks of this package and selection under {home}")
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    file = BlockFile(home / f"{stamp}.jsonl")
-    seed = random.SystemRandom().randrange(2**31)
-    file.start({**header, "seed": seed})
-    return file, [], seed
+    return begin(home / f"{stamp}.jsonl", header)
 
 
 def lines(found: Calibration) -> list[str]:
