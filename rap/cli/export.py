@@ -25,12 +25,13 @@ FORMATS = {"aoti": ".pt2", "onnx": ".onnx"}
 class Export:
     """Write a network as one file that runs without rap: rap export {aoti,onnx} -p RUN -o FILE.
 
-    uint8 RGB images of the network's size go in ([batch, 3, h, w], any batch up to 1024), poses
-    come out (world_from_camera, OpenCV axes, metres); camera, normalisation and provenance are in
-    the file's metadata. aoti: torch._inductor.aoti_load_package(FILE), for the device it was
-    exported on; it is machine code. onnx: ONNX Runtime; bf16 is for TensorRT only. TensorRT, not
-    tested: trtexec --onnx=FILE --saveEngine=FILE.engine --minShapes=images:1x3xHxW
-    --optShapes=images:8x3xHxW --maxShapes=images:64x3xHxW.
+    uint8 RGB images of the network's size go in ([batch, 3, h, w], contiguous, any batch up to
+    1024; a .pt2 refuses others), poses come out (world_from_camera, OpenCV axes, metres); camera,
+    normalisation and provenance are in the file's metadata, a digest beside them.
+    aoti: torch._inductor.aoti_load_package(FILE), for the device it was exported on; it is machine
+    code. onnx: ONNX Runtime; bf16 is for TensorRT only. TensorRT, not tested: trtexec --onnx=FILE
+    --saveEngine=FILE.engine --minShapes=images:1x3xHxW --optShapes=images:8x3xHxW
+    --maxShapes=images:64x3xHxW.
     """
 
     run: Run

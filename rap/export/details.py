@@ -40,7 +40,7 @@ class Details:
             "format": FORMAT,
             "version": VERSION,
             "input": f"{INPUT}: uint8 [batch, 3, {self.camera.height}, {self.camera.width}], RGB, "
-            f"contiguous, batch 1 to {MAX_BATCH}; others are refused",
+            f"contiguous, batch 1 to {MAX_BATCH}; a .pt2 refuses others",
             "output": f"{OUTPUT}: float32 [batch, 4, 4], OpenCV axes, metres",
             "normalisation": json.dumps({"inside": True, "mean": mean, "std": std, "scale": 255}),
             "camera": json.dumps(dataclasses.asdict(self.camera)),
