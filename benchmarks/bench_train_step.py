@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import paths, workloads
+from benchmarks import paths, steps, workloads
 from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
 from rap.config import Config, Execution, Precision
 from rap.scene import Scene
 from rap.train.execution import Runner
-from rap.train.step import optimise
 
 TERMS = {"pose", "rendered", "view", "feature", "adversarial"}
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
@@ -66,7 +65,7 @@ def bench_train_step(
     batch_size: int, precision: Precision, execution: Execution, channels_last: bool,
     checkpointing: bool, micro_batches: int,
 ) -> None:  # fmt: skip
-    """A sample has three images; the first step's terms are those of plain fp32.
+    """A sample has three images; terms, gradients and moves of a first step are the plain ones.
 
     Of the same parts: a feature loss and the discriminator's step are of a part of the batch.
     """
@@ -84,6 +83,9 @@ def bench_train_step(
         result = measure(lambda: runner(batch, 1.0), items=batch_size, unit="samples")
         expected = paths.ONE_GRAPH if compiled else paths.NOT_COMPILED
         result.check(compilation() == expected, f"{compilation()} instead of {expected}")
+        plain = split(workloads.training_config(scale), micro_batches)
+        fresh = workloads.learner(plain, device)
+        first = steps.first_step(learner, fresh, config, lambda: runner(batch, 1.0))
     result.check(runner.runs == execution, f"steps ran {runner.runs}")
     replayed = runner.num_replays == learner.num_steps
     result.check(replayed == recorded, f"{runner.num_replays} steps were replayed")
@@ -93,8 +95,7 @@ def bench_train_step(
     if not (compiled or recorded):
         expected_sizes = learner.num_steps * micro_batches * [len(batch.images) // micro_batches]
         result.check(sizes == expected_sizes, f"images of the passes: {sizes[:8]}")
-    plain = split(workloads.training_config(scale), micro_batches)
-    reference = optimise(workloads.learner(plain, device), batch, plain, 1.0)
+    reference, gradients = steps.plain_gradients(fresh, batch, plain)
     result.check(set(result.first) == TERMS, f"terms {set(result.first)}")
     difference = max(
         abs(float(result.first[name]) - float(term)) / abs(float(term))
@@ -107,6 +108,8 @@ def bench_train_step(
         result.check(difference > ROUNDING, f"fp32 in disguise: differs by {difference:.1e} only")
     if measure.timed:
         result.check(result.value["pose"] < result.first["pose"], "no step lowers the pose loss")
+    for ok, message in steps.looked_into(first, learner, fresh, batch, config, gradients):
+        result.check(ok, message)
 
 
 def split(config: Config, micro_batches: int, *, checkpointing: bool = False) -> Config:
