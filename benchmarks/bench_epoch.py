@@ -14,9 +14,14 @@ import torch
 from benchmarks import filters, workloads
 from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
-from rap.config import ViewsConfig
+from rap.config import Config, ViewsConfig
+from rap.model import checkpoint
+from rap.model.regressor import build_regressor
 from rap.scene import Scene, poses
+from rap.train.batches import Batch
+from rap.train.execution import Runner
 from rap.train.loop import train
+from rap.train.step import Terms
 
 NUM_PHOTOGRAPHS = 4
 NUM_EPOCHS = 20
@@ -47,6 +52,7 @@ def bench_epoch(
 ) -> None:  # fmt: skip
     """Twenty epochs of one step each; the log counts the refreshes, and what passed the filter.
 
+    The step before them is looked into: it saw every photograph; at the end all weights have moved.
     `stream` draws as many views beside each step as every refresh draws at once.
     """
     num_views = per_image * NUM_PHOTOGRAPHS
@@ -70,7 +76,11 @@ def bench_epoch(
         ),
     )
     warm_up = replace(config, train=replace(config.train, epochs=1))
-    train(few, gaussians, warm_up, tmp_path / "warm-up", device)
+    with monkeypatch.context() as watched:
+        batches = batches_of(watched)
+        train(few, gaussians, warm_up, tmp_path / "warm-up", device)
+    used = photographs_in(batches, few, scale)
+    del batches
     gc.collect()
     run = tmp_path / "run"
 
@@ -92,9 +102,48 @@ def bench_epoch(
     result.metric("renders_per_view", sum(num for num, _ in drawn) / (num_views * len(drawn)))
     for ok, message in as_filtered(drawn, num_views, view_filter):
         result.check(ok, message)
+    expected = list(range(NUM_PHOTOGRAPHS))
+    result.check(used == expected, f"an epoch read photographs {used} instead of {expected}")
+    idle = unmoved(run / "last.safetensors", config, device)
+    result.check(not idle, f"weights that {NUM_EPOCHS} steps have not moved: {', '.join(idle[:3])}")
     terms = [value for record in log for name, value in record.items() if name.startswith("loss_")]
     result.check(len(terms) == 5 * NUM_EPOCHS, f"{len(terms)} terms in {NUM_EPOCHS} epochs")
     result.check(all(map(math.isfinite, terms)), "a loss is not finite")
+
+
+def batches_of(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """What steps are given from now on."""
+    given: list[Batch] = []
+    original = Runner.__call__
+
+    def watched(self: Runner, batch: Batch, lr_factor: float) -> Terms:
+        images, poses = batch.images.clone(), batch.world_from_camera.clone()
+        given.append(replace(batch, images=images, world_from_camera=poses))
+        return original(self, batch, lr_factor)
+
+    monkeypatch.setattr(Runner, "__call__", watched)
+    return given
+
+
+def photographs_in(batches: list[Batch], scene: Scene, scale: Scale) -> list[int]:
+    """Which of a scene's photographs batches hold, each as often as it comes, by look and pose."""
+    photos = workloads.photographs(scene, scale.image_height).float() / 255
+    true, found = poses(scene.train).float(), []
+    for batch in batches:
+        num = batch.sizes["pose"]
+        for image, pose in zip(batch.images[:num], batch.world_from_camera[:num], strict=True):
+            off = (photos - image.cpu()).abs().mean(dim=(1, 2, 3))
+            off += (true - pose.cpu()).abs().amax(dim=(1, 2))
+            found.append(int(off.argmin()))
+    return sorted(found)
+
+
+def unmoved(path: Path, config: Config, device: torch.device) -> list[str]:
+    """Trained weights of a checkpoint that are as they began."""
+    learnt = dict(checkpoint.load(path, device).regressor.named_parameters())
+    begin = build_regressor(config.model, config.train.seed).named_parameters()
+    return [name for name, value in begin
+            if value.requires_grad and learnt[name].detach().cpu().equal(value)]  # fmt: skip
 
 
 def draws(log: Log) -> Iterator[tuple[float, float]]:
