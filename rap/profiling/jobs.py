@@ -24,7 +24,7 @@ from rap.train.banks import Material, draw_views, prepare, streamed
 from rap.train.batches import Batch, batches, epoch_generator, epoch_indices
 from rap.train.checks import check_settings
 from rap.train.execution import Runner
-from rap.train.loop import _new_learner
+from rap.train.loop import new_learner
 from rap.train.step import needs_photographs
 
 MAX_FRAMES = {"cpu": 16, "cuda": 64}
@@ -68,7 +68,7 @@ def _check_step(config: Config) -> None:
 
 def training_job(material: Material, config: Config, device: torch.device) -> Job:
     """A step of a fresh learner on what was prepared, in batches of `train.batch_size`."""
-    runner = Runner(_new_learner(material, config, device), config, device)
+    runner = Runner(new_learner(material, config, device), config, device)
     stream = _endless_batches(material, config)
     current: list[Batch] = [next(stream)]
     generator = epoch_generator(config.train.seed, 0, "augment", device)

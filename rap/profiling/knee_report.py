@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rap import log
 from rap.profiling.knee import ENOUGH, Curve, Point, knee
+from rap.profiling.report import write_text
 
 _MIB = 2**20
 _COLUMNS = ("batch size", "step", "samples/s", "of the best", "images/s", "peak memory")
@@ -45,12 +46,13 @@ def write(curve: Curve, folder: Path) -> None:
         "what": curve.what, "device": curve.device, "points": points, "stopped": curve.stopped,
         "knee": knee(curve.points).batch_size, "share": ENOUGH,
     }  # fmt: skip
-    _write(folder / "knee.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / "knee.json", json.dumps(content, indent=1) + "\n")
     rows = [_COLUMNS, *_rows(curve)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     table = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
              for row in rows]  # fmt: skip
-    _write(folder / "knee.txt", "\n".join([curve.what, "", *table, "", verdict_of(curve)]) + "\n")
+    text = "\n".join([curve.what, "", *table, "", verdict_of(curve)])
+    write_text(folder / "knee.txt", f"{text}\n")
     _picture(curve, folder / "knee.png")
 
 
@@ -100,8 +102,3 @@ def _picture(curve: Curve, path: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
     with log.replacing(path) as temporary:
         canvas.print_figure(temporary, format="png", dpi=110)
-
-
-def _write(path: Path, text: str) -> None:
-    with log.replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

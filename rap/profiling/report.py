@@ -36,8 +36,8 @@ def write(summary: Summary, folder: Path) -> None:
     content = dataclasses.asdict(summary)
     found = verdict(summary)
     content["verdict"] = dataclasses.asdict(found) | {"shares": shares(summary)}
-    _write(folder / "summary.json", json.dumps(content, indent=1) + "\n")
-    _write(folder / "summary.txt", text_of(summary))
+    write_text(folder / "summary.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / "summary.txt", text_of(summary))
 
 
 def _facts(summary: Summary) -> list[tuple[str, ...]]:
@@ -99,6 +99,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}" for row in rows]
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
     with log.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

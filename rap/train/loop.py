@@ -71,7 +71,7 @@ def train(
     check_host_memory(len(scene.train), camera, config, device)
     with out_of_memory_explained(local, camera):
         material = prepare(scene, gaussians, config, device)
-        learner = _new_learner(material, config, device)
+        learner = new_learner(material, config, device)
     with opened(out, config, resume) if ranks.leads else nullcontext():
         return _run(material, learner, scene.train, config, out, device, resume=resume)
 
@@ -253,24 +253,25 @@ def _validate(
         learner.scored, material.held_out_images, device, precision=train.precision
     )
     errors = pose_errors(predicted, material.held_out_poses.double())
-    summary, current = summarise(errors), score(errors)
+    summary, reached = summarise(errors), score(errors)
     record |= {
         "validation_translation_m": summary.median_translation_m,
         "validation_rotation_deg": summary.median_rotation_deg,
-        "validation_score": current,
+        "validation_score": reached,
         "validation_seconds": round(time.perf_counter() - start, 4),
     }
-    if current < progress.best_score:
-        progress.best_score, progress.best_epoch = current, epoch
+    if reached < progress.best_score:
+        progress.best_score, progress.best_epoch = reached, epoch
         progress.validations_since_best = 0
-        return f"lowest validation score ({current:.6f})"
+        return f"lowest validation score ({reached:.6f})"
     progress.validations_since_best += 1
     if train.schedule == "plateau" and progress.validations_since_best % PLATEAU_PATIENCE == 0:
         progress.plateau_factor *= PLATEAU_FACTOR
     return None
 
 
-def _new_learner(material: Material, config: Config, device: torch.device) -> Learner:
+def new_learner(material: Material, config: Config, device: torch.device) -> Learner:
+    """As a run begins: weights from the seed, told where cameras are, BatchNorm as it is set."""
     regressor = build_regressor(config.model, config.train.seed)
     regressor.set_translation_stats(material.anchors.world_from_camera[:, :3, 3].cpu())
     regressor = regressor.to(device)

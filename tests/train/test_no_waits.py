@@ -52,7 +52,8 @@ class Waits(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 (whatever the operator returns)
         name = func._schema.name  # pyrefly: ignore[missing-attribute]
-        masks = [leaf for leaf in tree_leaves(args) if getattr(leaf, "dtype", None) == torch.bool]
+        index = tree_leaves(args[1:])
+        masks = [leaf for leaf in index if getattr(leaf, "dtype", None) == torch.bool]
         if name in WAITING or (name == "aten::index" and masks):
             self.found[name] += 1
         return func(*args, **(kwargs or {}))
@@ -94,7 +95,7 @@ def epoch_on(
             train=replace(tiny_config.train, augment=1.0, ema_decay=0.9, grad_clip=1.0, **train),
         )  # fmt: skip
         material = prepare(tiny_scene, tiny_splat, config, device)
-        learner = loop._new_learner(material, config, device)
+        learner = loop.new_learner(material, config, device)
         runner = Runner(learner, config, device)
         inputs = Inputs(learner.regressor, material, config)
 
