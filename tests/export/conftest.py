@@ -1,5 +1,6 @@
 """A small trained-like network, and the files it is exported to, once for all tests."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,15 @@ def aoti_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
     """The checkpoint compiled in fp32: half a minute."""
     path = tmp_path_factory.mktemp("aoti") / "net.pt2"
     export(checkpoint, path, "aoti", "fp32")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gpu_file(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint compiled for the GPU in bf16: half a minute."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    path = tmp_path_factory.mktemp("gpu") / "net.pt2"
+    regressor = copy.deepcopy(checkpoint.regressor).cuda()
+    export(Checkpoint(regressor, CAMERA, checkpoint.provenance), path, "aoti", "bf16")
     return path

@@ -185,15 +185,11 @@ def test_bf16_of_aoti_is_that_of_the_prepared_network(
 
 @pytest.mark.slow
 @pytest.mark.cuda
-def test_aoti_on_the_gpu(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Compiled for the GPU, near the eager network in the same precision; half a minute."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
+def test_aoti_on_the_gpu(gpu_file: Path, checkpoint: Checkpoint) -> None:
+    """Compiled for the GPU, near the eager network in the same precision."""
     device = torch.device("cuda")
+    found = load_artifact(gpu_file, device).locate(_images(5))
     regressor = copy.deepcopy(checkpoint.regressor).to(device)
-    path = tmp_path / "net.pt2"
-    export(Checkpoint(regressor, checkpoint.camera, checkpoint.provenance), path, "aoti", "bf16")
-    found = load_artifact(path, device).locate(_images(5))
     eager = Localizer(regressor, checkpoint.camera, "bf16")(_images(5))
     torch.testing.assert_close(found, eager, atol=0.3, rtol=0.3)
 

@@ -79,6 +79,22 @@ def test_a_pt2_refuses_what_it_is_not_made_for(aoti_file: Path, checkpoint: Chec
         torch.testing.assert_close(torch.from_numpy(poses[name]), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.cuda
+def test_a_pt2_for_the_gpu_refuses_as_well(gpu_file: Path) -> None:
+    """Also images that lie on the host; any number to 1024 runs."""
+    run = torch._inductor.aoti_load_package(str(gpu_file))
+    images = torch.from_numpy(_images(2)).cuda()
+    for wrong in (
+        images.cpu(), images.float(), images[..., :16], images.repeat(600, 1, 1, 1),
+        images.repeat(1, 1, 2, 2), images.contiguous(memory_format=torch.channels_last),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError):
+            run(wrong)
+    assert run(images.repeat(512, 1, 1, 1)).isfinite().all()
+    assert run(images[:1]).shape == (1, 4, 4)
+
+
 @pytest.mark.parametrize("name", [name for name in WRONG if name not in ("too many", "none")])
 def test_onnx_runtime_looks_at_size_and_type(onnx_file: Path, name: str) -> None:
     """What lies otherwise in memory is read as what it is; all else is an error."""
