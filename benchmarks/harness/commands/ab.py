@@ -188,7 +188,7 @@ def _known(
     found = listed(arm.root, python, options.selection, root / STORE, folder / "listing")
     told = (
         f"what the suite of {base.label} has is not known for sure ({found.problem}): a benchmark "
-        "or a value of a parameter that the head has taken out may be missed by nobody"
+        "or a value of a parameter that the head has taken out may go unseen"
     )
     return replace(known, listed=found.ids), (told,) if found.problem else ()
 

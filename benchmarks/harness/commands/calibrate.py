@@ -22,7 +22,7 @@ from benchmarks.harness.compare import Comparison
 from benchmarks.harness.countdown import Countdown
 from benchmarks.harness.faults import VARIABLE
 from benchmarks.harness.lock import alone
-from benchmarks.harness.policy import read_policy
+from benchmarks.harness.policy import Policy, read_policy
 from benchmarks.harness.processes import Launcher
 from benchmarks.harness.progress import Tell
 from benchmarks.harness.runs import STORE, narrowed
@@ -80,15 +80,23 @@ def run(arguments: Namespace) -> int:
         sys.stdout.write(f"{few}; --resume goes on: {file.path}\n")
         return Code.INCONCLUSIVE
     sys.stdout.write(f"{len(blocks)} blocks ({ended.value}): {file.path}\n")
+    _conclude(arguments, blocks, policy, source.commit, seed)
+    return Code.PASS
+
+
+def _conclude(
+    arguments: Namespace, blocks: Sequence[Block], policy: Policy, commit: str, seed: int
+) -> None:
+    """Write what the blocks tell beside the baseline, and show it."""
+    root: Path = arguments.root
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    origin = f"{source.commit}, {day}, package {digest_of(root / PACKAGE)}"
+    origin = f"{commit}, {day}, package {digest_of(root / PACKAGE)}"
     found = calibrate(blocks, policy, origin, seed, arguments.relabellings)
     path = calibration_path(root, found.key, found.suite, arguments.baseline_dir)
     write_calibration(path, found)
     for line in lines(found):
         sys.stdout.write(f"{line}\n")
     sys.stdout.write(f"{path}\n")
-    return Code.PASS
 
 
 def _arms(
