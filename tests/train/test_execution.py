@@ -67,6 +67,32 @@ def state_of(learner: Learner) -> list[torch.Tensor]:
     return [leaf.clone() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
+def changes(learner: Learner, fresh: Learner) -> dict[str, torch.Tensor]:
+    """How far weights and statistics are from where they began, and the optimisers' moments.
+
+    A second moment by its root: it is compared with a tolerance that is one of gradients.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name in ("regressor", "average", "discriminator"):
+        before = getattr(fresh, name).state_dict()
+        for path, value in getattr(learner, name).state_dict().items():
+            found[f"{name}.{path}"] = value - before[path]
+    for name in ("optimizer", "discriminator_optimizer"):
+        for index, state in getattr(learner, name).state_dict()["state"].items():
+            for key, value in state.items():
+                found[f"{name}.{index}.{key}"] = value.sqrt() if "sq" in key else value.clone()
+    return found
+
+
+CHANGE = 0.05
+"""Of a tensor's change; its own norm and that of a thousandth of a step."""
+
+
+def allowed(change: torch.Tensor) -> float:
+    """How far another way may end from a change."""
+    return CHANGE * float(change.float().norm()) + 1e-6 * change.numel() ** 0.5
+
+
 def trained(run: Callable[[Batch, float], Terms], device: torch.device) -> list[Terms]:
     """Six steps on changing batches with a changing learning rate."""
     torch.manual_seed(5)
@@ -88,7 +114,10 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_way_takes_the_same_steps(
     tiny_config: Config, device: torch.device, way: Execution
 ) -> None:
-    """Terms and all state after six steps are those of the plain step, with dropout."""
+    """Terms and what six steps change are those of the plain step, with dropout.
+
+    Changes are compared, not values: most weights move by less than a tolerance of their own size.
+    """
     config = configured(tiny_config, execution=way)
     plain, learner = learner_for(config, device), learner_for(config, device)
     runner = Runner(learner, config, device)
@@ -98,8 +127,18 @@ def test_every_way_takes_the_same_steps(
         assert got.keys() == want.keys() == {"pose", "rendered", "view", "feature", "adversarial"}
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=1e-3, atol=1e-3)
-    for got, want in zip(state_of(learner), state_of(plain), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-3)
+    fresh = learner_for(config, device)
+    moved, expected_moves = changes(learner, fresh), changes(plain, fresh)
+    assert moved.keys() == expected_moves.keys()
+    for name, want in expected_moves.items():
+        assert float((moved[name] - want).float().norm()) <= allowed(want), name
+    missed = [
+        n for n, want in expected_moves.items() if float(want.float().norm()) <= allowed(want)
+    ]
+    still = [n for n, want in expected_moves.items() if not want.any()]
+    assert len(set(missed) - set(still)) <= 0.02 * len(expected_moves), (
+        "would pass if it never moved"
+    )
     assert learner.num_steps == 6
     if device.type == "cuda":
         assert (runner.runs, runner.num_replays) == (way, 6 if "graphed" in way else 0)
