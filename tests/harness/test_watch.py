@@ -146,16 +146,18 @@ def test_work_that_runs_once_is_watched_meanwhile(monkeypatch: pytest.MonkeyPatc
     """From a thread, without asking for processes: such work may start its own."""
     monkeypatch.setattr(watch, "PERIOD_S", 0.001)
     gpu = PlayedGpu()
-    looked = threading.Event()
+    begun, looked = threading.Event(), threading.Event()
 
     def step() -> None:
         gpu.busy = True
+        begun.set()
         assert looked.wait(PATIENCE_S)
-        gpu.busy = False
 
     plain = gpu.sample
 
     def sample(*, with_processes: bool = True) -> Sample:
+        # idle before and after; how many looks a thread takes outside of the step is chance
+        gpu.busy = not with_processes and begun.wait(PATIENCE_S)
         found = plain(with_processes=with_processes)
         if len(gpu.asked) > 20:
             looked.set()
