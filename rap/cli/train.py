@@ -22,7 +22,9 @@ from rap.train.folder import has_no_epoch
 class Train:
     """Train a pose regressor on photographs and on views rendered from Gaussians.
 
-    On several GPUs of one host: torchrun --nproc-per-node 2 -m rap train ...
+    On several GPUs of one host: torchrun --nproc-per-node 2 -m rap train ... Without dropout, N
+    processes then train as one with --train.micro-batches N does, up to rounding, which grows with
+    the steps; and as one with whole batches if BatchNorm is calibrated and feature_loss is mse.
     """
 
     scene: SceneName

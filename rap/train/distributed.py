@@ -14,14 +14,23 @@ several times; and its buckets cut the one graph that `execution` compiles. One 
 gradients, laid end to end after the last backward pass, gives what it gives; it is recorded in the
 CUDA graph like any kernel. What it cannot do is hide the sum behind the backward pass.
 
-What one rank and several ranks share: the same batches, so the same training up to the rounding of
-sums, where BatchNorm is frozen or calibrated, nothing is drawn at random within a step (dropout,
-also the discriminator's, and augmentation: each rank draws its own), and no term compares the
-images of a batch with each other (vicreg, triplet and ntxent compare within a rank's part, as
-within a micro-batch). Live BatchNorm normalises by the statistics of a rank's part, again as with
-micro-batches; its running statistics are averaged with the gradients. SyncBatchNorm would take two
-more exchanges for each of some sixty layers in every step, cannot be compiled in one piece, and
-runs on no CPU.
+What one process and several share: the same batches, augmented alike to the bit (each rank draws
+numbers for the whole batch and takes those of its images). Without dropout (`model.dropout` and
+`model.drop_connect` 0, no discriminator, which has its own), the same seed therefore trains to the
+same losses up to the rounding of sums, within 1e-5 over the first steps on a CPU and 1e-3 on GPUs:
+
+    N ranks as one process with `train.micro_batches` = N, whatever else is set;
+    as one process with whole batches where nothing looks at other images of a batch:
+    `model.batch_norm` calibrated, `train.feature_loss` mse.
+
+Rounding grows with the steps of a long run, between ranks as between micro-batches. Dropout is
+drawn inside of kernels (attention's, compiled ones), by an image's place in its rank's batch: no
+seed gives an image the mask that it has among all, so each rank draws its own.
+
+Live BatchNorm normalises by the statistics of a rank's part, as vicreg, triplet and ntxent compare
+within it; its running statistics are averaged with the gradients. SyncBatchNorm would take two more
+exchanges for each of some sixty layers in every step, cannot be compiled in one piece, and runs on
+no CPU.
 """
 
 import hashlib
