@@ -18,6 +18,9 @@ from benchmarks.harness.verdict import Code
 
 TIMEOUT_S = 1800.0
 LOOK_EVERY_S = 0.2
+DYING_S = 30.0
+"""What is killed may wait for a disk before it dies; after that we go on all the same."""
+PROC = Path("/proc")
 NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 BYTECODE = "pycache"
 LOG = "process.log"
@@ -101,13 +104,32 @@ def _wait(
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop a process and what it started; loading workers would go on measuring nothing."""
+    """Stop a process and what it started; loading workers would go on measuring nothing.
+
+    Those are not ours to wait for, and still write for a moment where we are about to clean up.
+    """
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # the whole group has ended
         return
     finally:
         process.wait()
+    end = time.monotonic() + DYING_S
+    while _is_alive(process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _is_alive(group: int) -> bool:
+    """Whether any process of a group runs still; False where the system does not tell."""
+    for path in PROC.glob("[0-9]*/stat"):
+        try:
+            told = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it has ended
+            continue
+        state, _, its_group = told.rpartition(")")[2].split()[:3]
+        if int(its_group) == group and state not in ("Z", "X"):
+            return True
+    return False
 
 
 @contextmanager

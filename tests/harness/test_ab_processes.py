@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from benchmarks.harness.trees import Arm, compose, named_tree, working_tree
 from benchmarks.harness.verdict import Code
 from tests.harness.pairs_toys import POLICY
 from tests.harness.toy_trees import BENCHMARKS, CONFTEST, ToyTree, clean_environment, make_toy_tree
-from tests.processes import PATIENCE_S, runs, wait_until
+from tests.processes import PATIENCE_S, runs
 
 IMPOSTOR = """
 import sys
@@ -139,15 +140,14 @@ def test_timeout_stops_a_process_and_its_children(
     def now() -> float:
         return 1e6 if "started" in log.read_text(encoding="utf-8") else 0.0
 
-    monkeypatch.setattr(children, "time", SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(children, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
     code, text = run_process(command, tmp_path, dict(os.environ), log)
     assert code == 11
     assert "started" in text
     assert "stopped after" in text
     assert str(log) in text
     assert log.read_text(encoding="utf-8") == "started\n"
-    child = int(told.read_text(encoding="ascii"))
-    wait_until(lambda: not runs(child))
+    assert not runs(int(told.read_text(encoding="ascii")))
 
 
 def command_line(*arguments: str, command: str = "ab") -> list[str]:
