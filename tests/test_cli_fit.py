@@ -164,7 +164,7 @@ def test_a_scene_larger_than_memory_is_refused(
     monkeypatch.setattr(feasibility, "host_free_bytes", lambda: 100_000)
     message = fails("fit", room, "--config", settings, "--device", "cpu", "-o", tmp_path / "a.ply")
     assert "the fit needs about" in message
-    assert "lower fit.max_gaussians first" in message
+    assert "lower fit.height first" in message
 
 
 def test_neither_points_nor_depth_is_refused(

@@ -157,8 +157,9 @@ def _why_unread(kind: str, name: str, arguments: Profile) -> str:
 def _knee(arguments: Profile, config: Config, out: Path) -> None:
     from rap.evaluate import pick_device
     from rap.profiling import jobs, knee_report
-    from rap.profiling.knee import batch_curve, free_host_bytes
+    from rap.profiling.knee import batch_curve
     from rap.splat.gaussians import load_ply
+    from rap.splat.host import host_free_bytes
 
     # Settings that do not fit together are refused before anything is measured.
     configs = {
@@ -173,7 +174,7 @@ def _knee(arguments: Profile, config: Config, out: Path) -> None:
         f"training steps of {scene.source}, {config.train.precision}",
         lambda size: jobs.training_job(material, configs[size], device),
         arguments.batch_sizes,
-        free_host_bytes,
+        host_free_bytes,
     )
     out.mkdir(parents=True, exist_ok=True)
     knee_report.write(curve, out)

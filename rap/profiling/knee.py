@@ -13,7 +13,6 @@ from rap.profiling.window import Job, allocated_in_a_step, timed
 
 ENOUGH = 0.9
 """Share of the best rate that the knee has to reach."""
-_MEMINFO = Path("/proc/meminfo")
 _GIB = 2**30
 
 
@@ -93,15 +92,6 @@ def batch_curve(
     if not points:
         raise KneeError(f"{stopped}: give smaller --batch-sizes")
     return Curve(f"{what}; {ran}" if ran else what, device, tuple(points), stopped)
-
-
-def free_host_bytes(meminfo: Path = _MEMINFO) -> int | None:
-    """What the system can give without swapping; None where it does not tell."""
-    if not meminfo.is_file():
-        return None
-    lines = meminfo.read_text(encoding="ascii").splitlines()
-    found = [line for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0].split()[1]) if found else None
 
 
 def _measured(job: Job, size: int) -> Point:

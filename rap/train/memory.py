@@ -26,7 +26,7 @@ import torch
 from rap import log
 from rap.camera import Camera
 from rap.config import Config
-from rap.splat.feasibility import host_free_bytes
+from rap.splat.host import host_free_bytes
 from rap.splat.memory import ran_out
 from rap.train.batches import Banks
 from rap.train.errors import TrainingError

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.profiling import knee, knee_report, window
-from rap.profiling.knee import Curve, KneeError, Point, batch_curve, free_host_bytes
+from rap.profiling.knee import Curve, KneeError, Point, batch_curve
 from rap.profiling.window import Job, Part
 
 
@@ -120,14 +120,6 @@ def test_the_gpu_says_what_it_holds_and_where_it_ends() -> None:
     assert all(one.peak_bytes >= one.batch_size * 2**30 for one in curve.points)
     assert curve.stopped.startswith("batch size 4096: out of memory")
     assert torch.cuda.memory_allocated() < 2**30
-
-
-def test_free_memory_is_read(tmp_path: Path) -> None:
-    """From the kernel's table; unknown where there is none."""
-    table = tmp_path / "meminfo"
-    assert free_host_bytes(table) is None
-    table.write_text("MemTotal:  100 kB\nMemAvailable:   7 kB\n")
-    assert free_host_bytes(table) == 7 * 1024
 
 
 def test_curve_is_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
