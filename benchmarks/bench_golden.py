@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import frozen
+from benchmarks.bench_views import misplaced
 from benchmarks.harness import Measure, Result, axis
 from rap.config import Precision, ViewsConfig
 from rap.data.images import ImageBank
@@ -81,3 +82,5 @@ def bench_golden_views(measure: Measure, device: torch.device) -> None:
     off = int((seen.int() - result.value.int()).abs().max())
     result.check(float(seen.float().std()) > 5, "hardly anything is seen")
     result.check(off <= 1, f"the bank's images differ by {off} from what its poses see")
+    for ok, message in misplaced(bank.poses, anchors, config):
+        result.check(ok, message)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import clouds, workloads
+from benchmarks.bench_views import misplaced
 from benchmarks.harness import Measure, axis
 from benchmarks.workloads import SEED, Scale
 from rap.config import Precision, ViewsConfig
@@ -37,11 +38,11 @@ def bench_stream(
     empty = torch.zeros(NUM_VIEWS, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(NUM_VIEWS, 4, 4), device, 2**33, pin_memory=False)
     stream = None
+    views = ViewsConfig(
+        stream_per_step=views_per_step, render_height=scale.render_height, min_coverage=0.3
+    )
+    anchors = anchors_of(shown.poses(NUM_VIEWS).to(device), views.bounds_margin_m)
     if views_per_step:
-        views = ViewsConfig(
-            stream_per_step=views_per_step, render_height=scale.render_height, min_coverage=0.3
-        )
-        anchors = anchors_of(shown.poses(NUM_VIEWS).to(device), views.bounds_margin_m)
         ready = prepared(shown.gaussians, shown.eye.to(device), views)
         stream = ViewStream(bank, ready, camera, anchors, views)
     steps = count()
@@ -68,6 +69,8 @@ def bench_stream(
     if landed:
         spread = float(bank.images[there].float().flatten(1).std(dim=1).min())
         result.check(spread > MIN_SPREAD, f"a view deviates by {spread:.1f} levels: no picture")
+        for ok, message in misplaced(bank.poses[there], anchors.at(there.nonzero()[:, 0]), views):
+            result.check(ok, message)
     if stream is not None:
         stats = stream.take_stats()
         result.metric("streamed_views_per_step", stats.num_views / max(1, done))
