@@ -28,8 +28,8 @@ def views_used(path: Path) -> str | None:
     below = sum(record[f"{kind}_below_filter"] for record, kind in kinds)
     attempts = max(record[f"{kind}_attempts"] for record, kind in kinds)
     return (
-        f"{passed / rendered:.1%} of {rendered:,} drawn ones passed the filter, in up to "
-        f"{attempts} attempts each; {below:,} kept below it"
+        f"{passed / rendered:.1%} of {rendered:,} drawn ones passed the filter, at most "
+        f"{attempts} drawn for one; {below:,} kept below it"
     )
 
 

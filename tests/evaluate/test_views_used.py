@@ -22,7 +22,7 @@ LOGGED = [
      "views_attempts": 10, "streamed_rendered": 500, "streamed_acceptance": 1.0,
      "streamed_below_filter": 0, "streamed_attempts": 1},
 ]  # fmt: skip
-LINE = "50.0% of 2,500 drawn ones passed the filter, in up to 10 attempts each; 120 kept below it"
+LINE = "50.0% of 2,500 drawn ones passed the filter, at most 10 drawn for one; 120 kept below it"
 
 
 def test_all_redraws_of_a_run_are_summed_up(tmp_path: Path) -> None:
