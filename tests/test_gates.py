@@ -85,7 +85,7 @@ def test_warning_is_an_error() -> None:
 
 def test_old_temporary_folder_fails_no_run() -> None:
     """pytest sweeps those of earlier runs at its end, where another run may sweep or write them."""
-    warnings.warn("(rm_rf) error removing /tmp/planted", pytest.PytestWarning, stacklevel=1)
+    warnings.warn("(rm_rf) error removing planted", pytest.PytestWarning, stacklevel=1)
 
 
 def test_clean_skeleton_keeps_the_contracts(skeleton: Path) -> None:

@@ -50,5 +50,5 @@ def test_wrong_answer_that_was_expected_is_wrong(toy: ToyTree) -> None:
 
 def test_left_over_variable_does_not_switch_judging_off(toy: ToyTree) -> None:
     """The file of a process that is long gone: the run would end with 0 and no verdict."""
-    code, printed = judged(toy, BENCHMARK_RECORDS_FILE="/tmp/records.json")
+    code, printed = judged(toy, BENCHMARK_RECORDS_FILE=str(toy.root / "records.json"))
     assert (code, "unset it" in printed) == (Code.USAGE, True), printed

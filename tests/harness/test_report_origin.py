@@ -57,7 +57,7 @@ class Change:
         out = self.folder.parent / f"of-{commit}"
         if not out.exists():
             extract(self.toy.root, commit, out)
-        proof = Subject("/tmp/rap/__init__.py", digest_of(out / "rap"))
+        proof = Subject(str(out / "rap/__init__.py"), digest_of(out / "rap"))
         return Session(self.machine, "room", commit, records, subject=proof)
 
     def hand_over(self, *records: Record, ratios: tuple[float, ...] = ()) -> None:
