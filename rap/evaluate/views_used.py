@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+NUMBERS = ("rendered", "acceptance", "attempts", "below_filter")
+"""Of a redraw, in the log."""
+
 
 def views_used(path: Path) -> str | None:
     """One line about all redraws of a run from its `log.jsonl`; None where it tells of none.
 
-    A line that is torn or damaged counts for nothing.
+    A line that is torn, or that lacks one of the numbers, counts for nothing.
     """
     if not path.is_file():
         return None
@@ -17,7 +20,8 @@ def views_used(path: Path) -> str | None:
         (record, kind)
         for record in records
         for kind in ("views", "streamed")
-        if record.get(f"{kind}_rendered")
+        if all(isinstance(record.get(f"{kind}_{name}"), int | float) for name in NUMBERS)
+        and record[f"{kind}_rendered"]
     ]
     if not kinds:
         return None

@@ -26,8 +26,9 @@ LINE = "50.0% of 2,500 drawn ones passed the filter, at most 10 drawn for one; 1
 
 
 def test_all_redraws_of_a_run_are_summed_up(tmp_path: Path) -> None:
-    """Those at once and those beside the steps; torn lines are passed over."""
+    """Those at once and those beside the steps; torn and incomplete lines are passed over."""
     lines = [*map(json.dumps, LOGGED), '{"epoch": 3, "views_rend', "[]", "7"]
+    lines += ['{"views_rendered": 9}', json.dumps({**LOGGED[0], "views_acceptance": "half"})]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert views_used(tmp_path / "log.jsonl") == LINE
 
