@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import lamps
+from rap.config import to_toml
 
 CPU = torch.device("cpu")
 SMALL = lamps.small()
@@ -23,21 +24,57 @@ def test_arms_differ_in_the_light_of_views_alone(size: lamps.Size) -> None:
     assert size.fit.appearance_dim > 0
 
 
-def test_both_arms_train_and_answer(tmp_path: Path) -> None:
-    """A training of one epoch on a splat of a few steps gives errors that differ by the light."""
-    short = replace(
-        SMALL, unseen=replace(SMALL.unseen, num_train=8, num_test=3, width=64, height=48),
-        fit=replace(SMALL.fit, iterations=20, height=48, max_gaussians=200, appearance_lr=0.05),
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> lamps.Size:
+    """Trainings of two epochs on a splat of a few steps, for the command too."""
+    size = replace(
+        SMALL, unseen=replace(SMALL.unseen, num_train=4, num_test=3, width=64, height=48),
+        fit=replace(SMALL.fit, iterations=10, height=48, max_gaussians=200, appearance_lr=0.05),
         training=replace(
             SMALL.training, train=replace(SMALL.training.train, epochs=2),
             views=replace(SMALL.training.views, per_image=1),
         ),
     )  # fmt: skip
-    off, on = (
-        lamps.localised(short, 1, varied, CPU, tmp_path / str(varied)) for varied in (False, True)
-    )
+    monkeypatch.setattr(lamps, "small", lambda: size)
+    return size
+
+
+def test_trainings_in_parts_end_in_one_table(
+    tiny: lamps.Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of six: the seed with both arms counts, errors differ by the light, what ended stays."""
+    folder = tmp_path / "lamps"
+    command = ["localise", "-o", str(folder)]
+    assert lamps.main([*command, "--fit-only"]) == 0
+    splat = (folder / "splat.ply").read_bytes()
+    for part in ("1/6", "2/6"):
+        assert lamps.main([*command, "--shard", part]) == 0
+    assert (folder / "splat.ply").read_bytes() == splat
+    off, on = (lamps.errors_in(folder / arm / "seed-1") for arm in lamps.ARMS)
+    assert off is not None
+    assert on is not None
     assert off != on
     assert 0 < on.translation_m < 10
+    assert lamps.errors_in(folder / "new-light" / "seed-2") is None
+    capsys.readouterr()
+    lamps.show_localisation(folder)
+    told = capsys.readouterr().err
+    assert f"{1 - on.translation_m / off.translation_m:.0%}" in told
+    assert "1 seeds" in told
+    best = (folder / "mean-light" / "seed-1" / "best.safetensors").stat().st_mtime_ns
+    assert lamps.main([*command, "--shard", "1/6"]) == 0
+    assert (folder / "mean-light" / "seed-1" / "best.safetensors").stat().st_mtime_ns == best
+
+
+def test_a_training_of_other_settings_is_not_taken_for_these(
+    tiny: lamps.Size, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and the exit code 2, as for what cannot be done."""
+    run = tmp_path / "mean-light" / "seed-1"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(to_toml(tiny.training), encoding="utf-8")
+    assert lamps.main(["localise", "-o", str(tmp_path), "--shard", "1/6", "--augment", "0.5"]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 @pytest.mark.slow
