@@ -155,6 +155,7 @@ def test_python_m_rap_is_rap() -> None:
         (["eval", "room", "-p", "a", "--estimates", "b"], "give either -p RUN, --artifact"),
         (["eval", "room", "-p", "a", "--artifact", "b"], "give either -p RUN, --artifact"),
         (["eval", "room", "--artifact", "b", "--precision", "bf16"], "belong to -p RUN"),
+        (["eval", "room", "-p", "a", "--reference", "b"], "b: no such file or folder of est"),
         (["eval", "room", "--artifact", "b.onnx"], "b.onnx: no such file; accepted: a .pt2 or"),
         (["export", "-p", "a", "-o", "a.onnx"], "give one of aoti, onnx first: rap export onnx"),
         (["export", "onnx", "-p", "a", "-o", "a.pt2"], "a.pt2: the name must end in .onnx"),

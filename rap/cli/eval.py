@@ -37,6 +37,9 @@ class Eval:
     """Score this file of `rap export` instead; a .pt2 is machine code, which is run."""
     estimates: Path | None = None
     """Score these poses instead: a folder of NAME.pose.txt, or a TUM, COLMAP or visloc file."""
+    reference: Path | None = None
+    """Say how far the poses are from these, of every test frame, such as RUN/report/poses.tum of
+    the same network in fp32."""
     out: OptionalOut = None
     """The report's folder; none: `report` beside the weights, nowhere for files and estimates."""
     format: SceneFormat | None = None
@@ -63,8 +66,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("give either -p RUN, --artifact FILE or --estimates FILE")
     if arguments.run is None and (arguments.precision, arguments.execution) != ("fp32", "eager"):
         raise UsageError("--precision and --execution belong to -p RUN; a file has its own")
-    if arguments.estimates is not None and not arguments.estimates.exists():
-        raise UsageError(f"{arguments.estimates}: no such file or folder of estimates")
+    for path in (arguments.estimates, arguments.reference):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path}: no such file or folder of estimates")
 
     folder = _report_folder(arguments)
     if folder is not None:
@@ -88,11 +92,18 @@ def run(argv: Sequence[str]) -> int:
 
 def _scored(arguments: Eval, name: str) -> Any:  # noqa: ANN401 (an Evaluation, whose module imports torch)
     """What was asked to be scored, scored."""
-    from rap.data import load
-    from rap.evaluate import evaluate, evaluate_locator, load_run, pick_device, score_estimates
+    from rap.evaluate import (
+        against,
+        evaluate,
+        evaluate_locator,
+        load_run,
+        pick_device,
+        score_estimates,
+    )
 
     if arguments.estimates is not None:
-        return score_estimates(load(arguments.scene, arguments.format), arguments.estimates)
+        scene, reference = _to_score(arguments)
+        return against(score_estimates(scene, arguments.estimates), reference)
     from rap.train.distributed import stream_shared
 
     device = pick_device(name)
@@ -106,16 +117,29 @@ def _scored(arguments: Eval, name: str) -> Any:  # noqa: ANN401 (an Evaluation, 
         artifact = load_artifact(arguments.artifact, device)
         details = artifact.details
         facts = {"artifact": artifact.description, "precision": details.precision}
-        return evaluate_locator(
-            load(arguments.scene, arguments.format), details.camera, artifact.locate,
-            details.provenance | facts, device, **how,
-        )  # fmt: skip
+        scene, reference = _to_score(arguments)
+        scored = evaluate_locator(
+            scene, details.camera, artifact.locate, details.provenance | facts, device, **how
+        )
+        return against(scored, reference)
     assert arguments.run is not None
     checkpoint = load_run(arguments.run, device)
-    return evaluate(
-        load(arguments.scene, arguments.format), checkpoint, device,
-        precision=arguments.precision, execution=arguments.execution, **how,
+    scene, reference = _to_score(arguments)
+    scored = evaluate(
+        scene, checkpoint, device, precision=arguments.precision, execution=arguments.execution,
+        **how,
     )  # fmt: skip
+    return against(scored, reference)
+
+
+def _to_score(arguments: Eval) -> Any:  # noqa: ANN401 (a Scene and a Reference or None)
+    """The scene, and the poses that its own are compared with: read before anything is computed."""
+    from rap.data import load
+    from rap.evaluate import read_reference
+
+    scene = load(arguments.scene, arguments.format)
+    wanted = arguments.reference
+    return scene, None if wanted is None else read_reference(scene, wanted)
 
 
 def _report_folder(arguments: Eval) -> Path | None:

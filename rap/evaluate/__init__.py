@@ -21,8 +21,10 @@ _MODULES = {
         "predict", "stream",
     ],
     "localizer": ["Localizer"],
+    "reference": ["read_reference"],
     "report": [
-        "Evaluation", "evaluate", "evaluate_locator", "score_estimates", "show", "write_report",
+        "Evaluation", "against", "evaluate", "evaluate_locator", "score_estimates", "show",
+        "write_report",
     ],
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -25,7 +25,9 @@ from rap.evaluate.inference import pick_device as pick_device
 from rap.evaluate.inference import predict as predict
 from rap.evaluate.inference import stream as stream
 from rap.evaluate.localizer import Localizer as Localizer
+from rap.evaluate.reference import read_reference as read_reference
 from rap.evaluate.report import Evaluation as Evaluation
+from rap.evaluate.report import against as against
 from rap.evaluate.report import evaluate as evaluate
 from rap.evaluate.report import evaluate_locator as evaluate_locator
 from rap.evaluate.report import score_estimates as score_estimates

@@ -39,6 +39,7 @@ from rap.evaluate.inference import (
 )
 from rap.evaluate.localizer import Localizer
 from rap.evaluate.plot import trajectory_picture
+from rap.evaluate.reference import Difference, Reference, difference
 from rap.model.checkpoint import Checkpoint
 from rap.scene import Frame, Scene, poses
 
@@ -64,6 +65,8 @@ class Evaluation:
     latency: Latency | None = None
     streamed_per_s: float | None = None
     """Images per second from files to poses on the host."""
+    off: Difference | None = None
+    """From a reference, such as the same network in fp32."""
 
 
 def evaluate(
@@ -131,6 +134,13 @@ def score_estimates(scene: Scene, path: Path) -> Evaluation:
     return _evaluation(scene, predicted, {"estimates": str(path)}, None)
 
 
+def against(evaluation: Evaluation, reference: Reference | None) -> Evaluation:
+    """The same with its difference from a reference, if there is one."""
+    if reference is None:
+        return evaluation
+    return dataclasses.replace(evaluation, off=difference(evaluation.predicted, reference))
+
+
 def show(evaluation: Evaluation) -> None:
     """The table for the person at the terminal."""
     columns = {"estimates": evaluation.summary} | evaluation.baselines
@@ -158,6 +168,8 @@ def show(evaluation: Evaluation) -> None:
             f"from files to poses: {evaluation.streamed_per_s:.0f} images/s, {workers} threads "
             "decoding"
         )
+    if evaluation.off is not None:
+        log.info(evaluation.off.text())
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> None:
@@ -207,6 +219,11 @@ def metrics(evaluation: Evaluation) -> dict[str, object]:
         "streamed_per_s": evaluation.streamed_per_s,
         "provenance": evaluation.provenance,
     }
+    if evaluation.off is not None:
+        content["off"] = {"reference": evaluation.off.source} | {
+            name: number if math.isfinite(number) else None
+            for name, number in evaluation.off.numbers().items()
+        }
     if by_score:
         content["selection_rule"] = SCORE_RULE
     return content
