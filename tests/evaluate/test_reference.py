@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rap import cli
+from rap.evaluate import inference, report
 from rap.evaluate.estimates import write_pose_files
 from rap.evaluate.reference import difference, read_reference
 from rap.evaluate.report import against, metrics, score_estimates, show
@@ -73,9 +74,13 @@ def test_a_reference_without_a_frame_is_refused(scene: Scene, tmp_path: Path) ->
 
 
 def test_half_precision_is_held_against_fp32(
-    checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+    checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """`rap eval --precision bf16 --reference`: off by something, fp32 itself by nothing."""
+    # Latency and picture would take most of this test's time.
+    monkeypatch.setattr(inference, "_MAX_TIMED_MS", 1e-9)
+    monkeypatch.setattr(report, "trajectory_picture", lambda *_: None)
     room, weights = tmp_path / "room", tmp_path / "net.safetensors"
     flags = ["--num-train", "6", "--num-test", "3", "--width", "32", "--height", "24"]
     assert cli.main(["data", "room", str(room), *flags, "--num-points", "200"]) == 0
