@@ -60,7 +60,7 @@ def by_default(batch_size: int, precision: str, execution: str) -> bool:
 @pytest.mark.parametrize(
     ("batch_size", "precision", "execution"),
     combine(
-        axis([1, 8, 64], full=[256]), axis(["fp32"], cuda=["bf16", "tf32", "fp16"]),
+        axis([1, 8, 64], full=[128, 256]), axis(["fp32"], cuda=["bf16", "tf32", "fp16"]),
         axis(["eager"], cuda=["graphed", "compiled", "compiled+graphed"]),
         default=by_default,
     ),
