@@ -26,14 +26,14 @@ MIN_SPREAD = 10.0
 @pytest.mark.parametrize("precision", axis(["fp32"], full=["bf16"]))
 @pytest.mark.parametrize("splat", axis(["small"], full=["large", "fitted"]))
 def bench_stream(
-    measure: Measure, device: torch.device, scale: Scale, scene: Scene,
+    measure: Measure, device: torch.device, scale: Scale, scene: Scene, bench_scene: str,
     views_per_step: int, precision: Precision, splat: str,
 ) -> None:  # fmt: skip
     """Views land in turn, one step after they were begun, and training goes on as without."""
     config = workloads.training_config(scale, precision)
     batch = workloads.training_batch(scene, 8, scale, device)
     learner = workloads.learner(config, device)
-    shown = clouds.shown(splat, scale, device)
+    shown = clouds.shown(splat, scale, device, bench_scene)
     camera = shown.camera.with_height(scale.image_height)
     empty = torch.zeros(NUM_VIEWS, 3, camera.height, camera.width, dtype=torch.uint8)
     bank = ImageBank(empty, torch.zeros(NUM_VIEWS, 4, 4), device, 2**33, pin_memory=False)

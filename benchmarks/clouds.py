@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks import workloads
 from benchmarks.harness import axis
 from benchmarks.workloads import SEED, Scale
 from rap.camera import Camera
 from rap.geometry import random_rotations_within, rigid
+from rap.scene import poses
 from rap.splat.appearance import Appearance
 from rap.splat.gaussians import Gaussians, load_ply
 from rap.splat.harmonics import BASE
@@ -87,18 +89,23 @@ class Shown:
     camera: Camera
     eye: Float[Tensor, "3"]
     """About where the cameras are."""
+    photographed: Float[Tensor, "m 4 4"] | None = None
+    """Poses of the photographs that a fitted splat is of, where `--scene` names them."""
 
     def poses(self, num: int) -> Float[Tensor, "{num} 4 4"]:
-        """Cameras near the eye that look along z."""
+        """Cameras of photographs, evenly spread; without them, near the eye and along z."""
+        if self.photographed is not None:
+            return self.photographed[torch.arange(num) * len(self.photographed) // num]
         near = cloud_poses(num)
         near[:, :3, 3] += self.eye
         return near
 
 
-def shown(name: str, scale: Scale, device: torch.device) -> Shown:
+def shown(name: str, scale: Scale, device: torch.device, scene: str = "room") -> Shown:
     """`small` to `huge`: the cloud at the scale's count; `fitted`: the file of `BENCHMARK_SPLAT`.
 
-    A fitted splat is seen from its middle, and in random light where it knows no codes.
+    A fitted splat is seen by the cameras of the scene, if that is a folder, else from its middle;
+    in random light where it knows no codes.
     """
     width = scale.render_height * 4 // 3
     camera = Camera(
@@ -114,7 +121,12 @@ def shown(name: str, scale: Scale, device: torch.device) -> Shown:
     gaussians = load_ply(Path(path))
     if gaussians.appearance is None or gaussians.appearance.num_codes == 0:
         gaussians = replace(gaussians, appearance=light(gaussians.num))
-    return Shown(gaussians.to(device), camera, gaussians.means.median(0).values)
+    if scene == "room":
+        return Shown(gaussians.to(device), camera, gaussians.means.median(0).values)
+    real = workloads.scene(scene, scale.room)
+    photographed = poses(real.train).float()
+    camera = real.camera.with_height(scale.render_height)
+    return Shown(gaussians.to(device), camera, photographed[:, :3, 3].mean(0), photographed)
 
 
 def parameters(gaussians: Gaussians) -> list[Tensor]:

@@ -8,13 +8,15 @@ import torch
 
 from benchmarks import clouds
 from benchmarks.bench_fit_step import moved_bytes
-from benchmarks.bench_views import kept_shots, largest_difference, pruned
+from benchmarks.bench_views import counted, kept_shots, largest_difference, pruned
 from benchmarks.workloads import CPU_SCALE, SEED
 from rap.camera import Camera
 from rap.config import FitConfig, ViewsConfig
+from rap.data import load
 from rap.data.images import ImageBank
+from rap.data.room import RoomSpec, write
 from rap.geometry import invert
-from rap.scene import Points
+from rap.scene import Points, poses
 from rap.splat.fit import begin
 from rap.splat.gaussians import Gaussians, save_ply
 from rap.splat.objective import Targets
@@ -41,6 +43,38 @@ def test_a_fitted_splat_without_codes_is_shown_in_random_light(
     assert light is not None
     assert light.num_codes == 8
     assert len(light.exposure) == len(light.codes)
+
+
+def test_a_fitted_splat_is_seen_by_the_cameras_of_its_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `--scene`, evenly spread, in its own pinhole; without it, from the middle."""
+    write(RoomSpec(num_train=4, num_test=1, width=40, height=30), tmp_path / "scene")
+    save_ply(tmp_path / "fitted.ply", clouds.cloud(50, 1, CPU))
+    monkeypatch.setenv(clouds.FITTED, str(tmp_path / "fitted.ply"))
+    scene = load(tmp_path / "scene")
+    shown = clouds.shown("fitted", CPU_SCALE, CPU, str(tmp_path / "scene"))
+    assert torch.equal(shown.poses(2), poses(scene.train).float()[::2])
+    assert len(shown.poses(9)) == 9
+    assert shown.camera == scene.camera.with_height(CPU_SCALE.render_height)
+    assert clouds.shown("fitted", CPU_SCALE, CPU).photographed is None
+
+
+def test_only_a_strict_filter_has_to_reject() -> None:
+    """Yet no filter may draw fewer views than there are, and none at all draws no more."""
+    off, on = ViewsConfig(min_coverage=0.0), ViewsConfig(min_coverage=0.5)
+
+    def right(num_renders: int, config: ViewsConfig, strict: bool) -> bool:
+        return all(ok for ok, _ in counted(RefreshStats(9, num_renders, 0, 2), 9, config, strict))
+
+    assert right(9, on, strict=False)
+    assert right(12, on, strict=False)
+    assert not right(8, on, strict=False)
+    assert right(12, on, strict=True)
+    assert not right(9, on, strict=True)
+    for strict in (False, True):
+        assert right(9, off, strict)
+        assert not right(12, off, strict)
 
 
 def some_views(config: ViewsConfig) -> tuple[Gaussians, Anchors, ImageBank, RefreshStats]:
