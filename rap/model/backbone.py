@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from rap.config import ConfigError
 from rap.model.activation import norm_silu
+from rap.model.depthwise import depthwise, depthwise_silu, same_convolution
 from rap.model.recompute import cheap_again, recomputed
 
 # Width and depth multipliers: Tan & Le, "EfficientNet", ICML 2019, and its reference code.
@@ -70,7 +71,7 @@ def block_table(width: float, depth: float) -> list[BlockSpec]:
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias, drawn as EfficientNet does: normal, variance 2 / fan-out."""
-    # A strided one is padded asymmetrically by _convolve.
+    # A strided one is padded asymmetrically by same_convolution.
     padding = kernel // 2 if stride == 1 else 0
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
     nn.init.normal_(conv.weight, std=math.sqrt(2.0 / (kernel * kernel * out_channels)))
@@ -82,15 +83,6 @@ def _depthwise(channels: int, kernel: int, stride: int) -> nn.Conv2d:
     conv = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False)
     nn.init.normal_(conv.weight, std=math.sqrt(2.0) / kernel)
     return conv
-
-
-def _convolve(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    """SAME convolution; the static padding for even inputs, whatever the input."""
-    if conv.stride[0] > 1:
-        total = conv.kernel_size[0] - conv.stride[0]
-        before, after = total // 2, total - total // 2
-        images = F.pad(images, (before, after, before, after))
-    return conv(images)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -141,7 +133,7 @@ class Block(nn.Module):
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = norm_silu(self.expand_norm, pointwise(y, self.expand.weight, self.expand.bias))
-        y = norm_silu(self.depthwise_norm, _convolve(self.depthwise, y))
+        y = self._filtered(y)
         # As adaptive_avg_pool2d, whose gradient takes a detour over strides.
         squeezed = pointwise(y.mean((2, 3), keepdim=True), self.squeeze.weight, self.squeeze.bias)
         gate = pointwise(F.silu(squeezed), self.excite.weight, self.excite.bias).sigmoid()
@@ -153,6 +145,11 @@ class Block(nn.Module):
             # Stochastic depth: dropout of whole samples.
             y = y * F.dropout(y.new_ones(y.shape[0], 1, 1, 1), self.drop_rate)
         return x + y
+
+    def _filtered(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        if isinstance(self.depthwise_norm, nn.Identity):
+            return depthwise_silu(self.depthwise, x)
+        return norm_silu(self.depthwise_norm, depthwise(self.depthwise, x))
 
 
 class EfficientNetTrunk(nn.Module):
@@ -182,7 +179,7 @@ class EfficientNetTrunk(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Feature maps of the levels asked for, in that order, from ImageNet-normalised images."""
-        x = norm_silu(self.stem_norm, _convolve(self.stem, images))
+        x = norm_silu(self.stem_norm, same_convolution(self.stem, images))
         kept = {}
         recompute = self.recompute and self.training
         for index, block in enumerate(self.blocks):

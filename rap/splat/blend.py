@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rap import log
 from rap.camera import Camera
+from rap.kernels import failure
 from rap.splat import reference
 from rap.splat.gaussians import Gaussians
-from rap.splat.kernels import failure
 from rap.splat.tuning import TILE, RenderTuning
 
 

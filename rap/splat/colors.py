@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rap import log
+from rap.kernels import failure
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.gaussians import Gaussians
 from rap.splat.harmonics import BASE, basis
-from rap.splat.kernels import failure
 from rap.splat.light import NUM_FEATURES
 
 

@@ -22,6 +22,7 @@ import torch
 
 from rap import log
 from rap.camera import Camera
+from rap.kernels import ran_out
 from rap.splat.tuning import TILE, RenderTuning
 
 VISIBLE = 0.5
@@ -115,16 +116,6 @@ def in_batches(num: int, size: int, work: Callable[[slice], None]) -> int:
         log.warn(f"out of memory: drawing {size} views in a call from now on")
         torch.cuda.empty_cache()
     return size
-
-
-def ran_out(error: RuntimeError) -> bool:
-    """Whether memory is the cause; extensions and the CPU's allocator say so in words alone."""
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
 
 
 def _pairs(tuning: RenderTuning) -> int:

@@ -26,8 +26,8 @@ import torch
 from rap import log
 from rap.camera import Camera
 from rap.config import Config
+from rap.kernels import ran_out
 from rap.splat.host import host_free_bytes
-from rap.splat.memory import ran_out
 from rap.train.batches import Banks
 from rap.train.errors import TrainingError
 from rap.train.footprint import LARGE_BYTES, Footprint, cache_footprint, footprint

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rap import geometry
+from rap import geometry, kernels
 from rap.camera import Camera
-from rap.splat import colors, kernels
+from rap.splat import colors
 from rap.splat.appearance import Appearance, apply_affine, color_affine, identity_exposure
 from rap.splat.colors import baked, view_colors
 from rap.splat.gaussians import Gaussians

@@ -1,4 +1,4 @@
-"""Whether a Triton kernel works on this machine, found by running it."""
+"""Whether a Triton kernel works on this machine, found by running it; and running out of memory."""
 
 import importlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from importlib import util
 from subprocess import CalledProcessError
 from types import ModuleType
 
-from rap.splat.memory import ran_out
+import torch
 
 
 def failure(module: str, attempt: Callable[[ModuleType], object]) -> str | None:
@@ -31,6 +31,16 @@ def failure(module: str, attempt: Callable[[ModuleType], object]) -> str | None:
             raise
         return _one_line(error)
     return None
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Whether memory is the cause; extensions and the CPU's allocator say so in words alone."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,185 @@
+"""Depthwise convolutions of EfficientNet, by Triton kernels of our own where they can run.
+
+cuDNN compiles its half-precision depthwise kernels anew in each process, which takes longer than
+all else that a training does before its second step; and it wants a padded copy of the input where
+padding differs between the sides. The plain twin pads and convolves.
+"""
+
+import importlib
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rap import log
+from rap.kernels import failure
+
+Map = Float[Tensor, "b c h w"]
+OutMap = Float[Tensor, "b c h2 w2"]
+KERNELS = (3, 5)
+_MOST = 2**31
+"""Entries of a map: the kernels count in 32 bits."""
+
+
+def depthwise(conv: nn.Conv2d, x: Map) -> OutMap:
+    """`same_convolution` of a depthwise layer: padded by kernel − stride, more below and right."""
+    if not usable(conv, x):
+        return same_convolution(conv, x)
+    x, weight = _as_autocast(x), _as_autocast(conv.weight)
+    found = torch.ops.rap.depthwise(x, weight, conv.stride[0])
+    return found if conv.bias is None else found + conv.bias.to(found.dtype)[:, None, None]
+
+
+def depthwise_silu(conv: nn.Conv2d, x: Map) -> OutMap:
+    """`F.silu(depthwise(conv, x))`, in one kernel where a bias is there and no gradient wanted."""
+    if conv.bias is None or torch.is_grad_enabled() or not usable(conv, x):
+        return F.silu(depthwise(conv, x))
+    x, weight, bias = (_as_autocast(part) for part in (x, conv.weight, conv.bias))
+    return torch.ops.rap.depthwise_silu(x, weight, bias, conv.stride[0])
+
+
+def same_convolution(conv: nn.Conv2d, images: Map) -> Float[Tensor, "b d h2 w2"]:
+    """SAME convolution of any layer; the static padding for even inputs, whatever the input."""
+    if conv.stride[0] > 1:
+        total = conv.kernel_size[0] - conv.stride[0]
+        before, after = total // 2, total - total // 2
+        images = F.pad(images, (before, after, before, after))
+    return conv(images)
+
+
+def usable(conv: nn.Conv2d, x: Map) -> bool:
+    """Whether our operator is for it; exported files keep torch's own, which others know."""
+    return (
+        x.is_cuda and not torch.compiler.is_exporting() and conv.kernel_size[0] in KERNELS
+        and x.is_contiguous(memory_format=torch.channels_last) and x.numel() < _MOST
+        and min(x.shape[2:]) >= conv.stride[0]
+    )  # fmt: skip
+
+
+@cache
+def kernel_problem(device: torch.device) -> str | None:
+    """Why cuDNN has to convolve on this device; None where our own kernels work. Said once."""
+    x, weight = torch.ones(1, 1, 3, 3, device=device), torch.ones(1, 1, 3, 3, device=device)
+    problem = failure(
+        "rap.model.depthwise_kernel", lambda kernel: kernel.convolve(x, weight, None, 1, 1).sum()
+    )
+    if problem is not None and device.type == "cuda":
+        log.info(f"depthwise convolutions are cuDNN's: {problem}")
+    return problem
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """In the precision that autocast gives a convolution's inputs."""
+    if torch.is_autocast_enabled("cuda"):
+        return x.to(torch.get_autocast_dtype("cuda"))
+    return x
+
+
+def _kernel(device: torch.device) -> ModuleType | None:
+    if kernel_problem(device) is not None:
+        return None
+    return importlib.import_module("rap.model.depthwise_kernel")
+
+
+def _padding(kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before the first and behind the last pixel of a row, and of a column."""
+    total = kernel - stride
+    return total // 2, total - total // 2
+
+
+def _padded(x: Tensor, kernel: int, stride: int) -> Tensor:
+    return F.pad(x, _padding(kernel, stride) * 2)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """The convolution, with a bias also SiLU of the sum; channels last."""
+    x, kernel = x.contiguous(memory_format=torch.channels_last), weight.shape[-1]
+    own = _kernel(x.device)
+    if own is not None:
+        before, _ = _padding(kernel, stride)
+        return own.convolve(x, weight.contiguous(), bias, stride, before)
+    out = F.conv2d(_padded(x, kernel, stride), weight, bias, stride, groups=x.shape[1])
+    out = out if bias is None else F.silu(out)
+    return out.contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("rap::depthwise", mutates_args=())
+def _depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return _convolved(x, weight, None, stride)
+
+
+@torch.library.custom_op("rap::depthwise_silu", mutates_args=())
+def _depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    return _convolved(x, weight, bias, stride)
+
+
+@torch.library.custom_op("rap::depthwise_input_gradient", mutates_args=())
+def _input_gradient(grad: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
+    grad, kernel = grad.contiguous(memory_format=torch.channels_last), weight.shape[-1]
+    before, after = _padding(kernel, stride)
+    own = _kernel(grad.device)
+    if own is not None:
+        return own.input_gradient(grad, weight.contiguous(), (height, width), stride, before)
+    size = [*grad.shape[:2], height + before + after, width + before + after]
+    found = nn.grad.conv2d_input(size, weight, grad, stride, groups=grad.shape[1])
+    inside = found[:, :, before : before + height, before : before + width]
+    return inside.clone(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("rap::depthwise_weight_gradient", mutates_args=())
+def _weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    own = _kernel(grad.device)
+    if own is not None:
+        return own.weight_gradient(grad, x, kernel, stride, _padding(kernel, stride)[0])
+    size, padded = [x.shape[1], 1, kernel, kernel], _padded(x, kernel, stride)
+    found = nn.grad.conv2d_weight(padded, size, grad, stride, groups=x.shape[1])
+    return found.contiguous()
+
+
+@_depthwise.register_fake
+def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return _like(x, x.shape[2] // stride, x.shape[3] // stride)
+
+
+@_depthwise_silu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    return _like(x, x.shape[2] // stride, x.shape[3] // stride)
+
+
+@_input_gradient.register_fake
+def _(grad: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
+    return _like(grad, height, width)
+
+
+@_weight_gradient.register_fake
+def _(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    return x.new_empty(x.shape[1], 1, kernel, kernel)
+
+
+def _like(x: Tensor, height: int, width: int) -> Tensor:
+    size = (x.shape[0], x.shape[1], height, width)
+    return torch.empty(size, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:  # noqa: ANN401 (torch's own)
+    x, weight, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
+    x, weight = ctx.saved_tensors
+    of_x = of_weight = None
+    if ctx.needs_input_grad[0]:
+        of_x = torch.ops.rap.depthwise_input_gradient(grad, weight, *x.shape[2:], ctx.stride)
+    if ctx.needs_input_grad[1]:
+        of_weight = torch.ops.rap.depthwise_weight_gradient(grad, x, weight.shape[-1], ctx.stride)
+    return of_x, of_weight, None
+
+
+_depthwise.register_autograd(_backward, setup_context=_keep)
