@@ -92,8 +92,9 @@ def fit(
         mark = fingerprint(targets, poses, camera, points, config)
         if saving.resume:
             load_state(saving.state, state, mark, len(course.order))
+    begun, first = time.monotonic(), state.iteration
     with log.progress("fit", len(course.order), "step") as tick:
-        counted, reported, saved = 0, 0.0, time.monotonic()
+        counted, reported, saved = 0, 0.0, begun
         while state.iteration < len(course.order):
             if state.iteration == config.iterations:
                 _prune(state, course)
@@ -106,6 +107,8 @@ def fit(
             if saving is not None and (last or now - saved >= saving.every_s):
                 _store(saving, state, mark, config)
                 saved = now
+    # The last report has waited for the device.
+    log.info(f"fit: {state.iteration - first:,} steps in {time.monotonic() - begun:.1f} s")
     fitted = visible(_finished(state, config))
     if not config.exposure:
         return fitted
