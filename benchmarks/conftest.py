@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import workloads
 from benchmarks.harness.faults import FaultError
+from benchmarks.harness.memory import uncollected
 from benchmarks.harness.parameters import matches
 from benchmarks.harness.plugin import SUITE
 from benchmarks.harness.suite import benchmark_id, is_benchmark
@@ -63,7 +64,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for fault in suite.faults.faults:
         if fault.kind == "code":
             _refuse_unknown(fault.name)
-    importlib.import_module("torch._dynamo")
+    with uncollected():
+        importlib.import_module("torch._dynamo")
     device = torch.device(suite.device)
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """A clock that only work moves, a toy machine, and a folder in which sessions are kept."""
 
 import datetime
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,3 +119,10 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     yield stage
     assert not any(root.exists() for root in stage.seen)
     assert [*tmp_path.glob("benchmarks-*")] == []  # the lock's own file stays
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """What a test has frozen is collected again afterwards."""
+    yield
+    gc.unfreeze()

@@ -106,6 +106,7 @@ def test_start_survives_json(toy_machine: Machine) -> None:
     assert parse_session(content, "here").start == {}
 
 
+@pytest.mark.usefixtures("thawed")
 def test_first_look_tells_the_start() -> None:
     """What is taken later is the process's peak alone."""
     startup = Startup()
@@ -122,6 +123,7 @@ def test_first_look_tells_the_start() -> None:
     assert "held there" in describe_start(later)
 
 
+@pytest.mark.usefixtures("thawed")
 def test_what_was_freed_is_not_held() -> None:
     """glibc keeps it for later, more or less of it by the timing of threads."""
     before = read_status("RssAnon")

@@ -3,7 +3,8 @@
 import gc
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,13 +17,6 @@ from benchmarks.harness.faults import Faults
 from benchmarks.harness.fresh import QUIET
 from benchmarks.harness.options import Wanted
 from benchmarks.harness.suite import Suite, TimedRun
-
-
-@pytest.fixture
-def thawed() -> Iterator[None]:
-    """What a test has frozen is collected again afterwards."""
-    yield
-    gc.unfreeze()
 
 
 def test_recent_song_serves_the_next_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,12 +34,29 @@ def test_recent_song_serves_the_next_benchmark(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("thawed")
-def test_what_is_loaded_is_not_collected_again() -> None:
+@pytest.mark.parametrize("keeps", [memory.forget_what_is_loaded, memory.give_back])
+def test_what_is_loaded_is_not_collected_again(keeps: Callable[[], None]) -> None:
     """Before each benchmark there is a collection: 0.15 s over all that torch and pytest hold."""
-    memory.forget_what_is_loaded()
+    keeps()
     assert gc.get_freeze_count() > 10_000
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_looked_for_while_the_compiler_is_imported(enabled: bool) -> None:
+    """Collections are off within, also where it fails; afterwards they are as they were."""
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        seen = []
+        with suppress(ImportError), memory.uncollected():
+            seen.append(gc.isenabled())
+            raise ImportError
+        assert [*seen, gc.isenabled()] == [False, enabled]
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.usefixtures("thawed")
 def test_suite_forgets_what_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its first benchmark; what the benchmarks make is collected as ever."""
     calls: list[None] = []
