@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from benchmarks.rooms import room
 from rap.config import (
     Config,
     Execution,
@@ -22,7 +23,7 @@ from rap.config import (
 from rap.data import load
 from rap.data.images import decode
 from rap.data.points import initial_points
-from rap.data.room import RoomSpec, make
+from rap.data.room import RoomSpec
 from rap.model.regressor import Regressor, build_regressor
 from rap.scene import Frame, Points, Scene, poses
 from rap.splat.gaussians import Gaussians
@@ -82,7 +83,7 @@ def scale_for(device: torch.device) -> Scale:
 @cache
 def scene(path: str, spec: RoomSpec) -> Scene:
     """The procedural room for `room`, else the scene in a folder, thinned out to `MAX_FRAMES`."""
-    found = make(spec) if path == "room" else load(path)
+    found = room(spec) if path == "room" else load(path)
     return replace(found, train=thinned(found.train), test=thinned(found.test))
 
 
