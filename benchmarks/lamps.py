@@ -4,7 +4,7 @@ The room of `workloads.LAMPS_ROOM`: every frame has its own lamps, and those of 
 outside all that training saw. Two tables on stderr: held-out PSNR of splats fitted with and without
 appearance (four fits), and errors of regressors trained on views that all have the mean appearance
 or each a new one (two trainings a seed). Both arms of a comparison get the same splat, photographs,
-steps and seeds. By default some ten minutes on one CPU core; `--large` wants a GPU.
+steps and seeds. By default half an hour on one CPU core; `--large` wants a GPU.
 
 A training is a run directory `FOLDER/ARM/seed-K`, which the same command goes on with where it was
 stopped; the table shows all that the folder holds. As only errors count, several processes can
@@ -64,14 +64,14 @@ class Errors:
 
 
 def small() -> Size:
-    """The network of the accuracy benchmark, trained for a minute on fresh views alone.
+    """The network of the accuracy benchmark, trained for some minutes on fresh views alone.
 
     Without the photographs' own light, what differs between the arms is all the light there is.
     """
     config = workloads.accuracy_config(CPU_SCALE, LAMPS_SEEDS[0])
     config = replace(
         config, views=replace(config.views, per_image=4, refresh_epochs=1),
-        weights=replace(config.weights, pose=0.0), train=replace(config.train, epochs=45),
+        weights=replace(config.weights, pose=0.0), train=replace(config.train, epochs=150),
     )  # fmt: skip
     splat = workloads.lamps_fit_config(APPEARANCE_DIM)
     return Size(LAMPS_ROOM, CPU_SCALE.room, splat, config)
@@ -80,7 +80,7 @@ def small() -> Size:
 def large() -> Size:
     """Pictures of 320x240 and the network of the `seven_scenes` preset, for a GPU.
 
-    Trained as `small` is, on fresh views alone; at half the height, for four times the steps.
+    Trained as `small` is, on fresh views alone, for as many steps (1,800), at half the height.
     """
     config = rap.preset("seven_scenes")
     config = replace(
