@@ -1,7 +1,6 @@
 """Photographs to poses at speed: the prepared network, eager, compiled, or as a CUDA graph."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
@@ -108,7 +107,9 @@ class Localizer:
         """One batch at most; falls back from what cannot be compiled or recorded here."""
         while True:
             try:
-                with _arithmetic(self._precision, self.device):
+                # Who waits for the compiler has time for cuDNN's choice, too; without, only a
+                # trunk's first convolution is cuDNN's, or all of a timm model's.
+                with chosen_by_timing("compiled" in self.runs), tf32_scope(self._precision):
                     return self._run(images)
             except RuntimeError as error:
                 simpler = SIMPLER.get(self.runs)
@@ -201,13 +202,6 @@ def _compiled(function: Call) -> Call:
             return compiled(*tensors)
 
     return call
-
-
-@contextmanager
-def _arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """fp32 without TensorFloat-32, and cuDNN's fastest kernels for shapes that do not change."""
-    with chosen_by_timing(device.type == "cuda"), tf32_scope(precision):
-        yield
 
 
 def _check(execution: str, precision: Precision, device: torch.device) -> None:

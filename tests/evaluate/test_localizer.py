@@ -132,7 +132,8 @@ def test_after_a_broken_recording_numbers_can_be_drawn(checkpoint: Checkpoint) -
     features, *_ = locate._parts
 
     def reading(images: torch.Tensor) -> list[torch.Tensor]:
-        assert float(images.float().sum()) > 0
+        # Also of the zeros that are tried before the recording: the read is to break that.
+        assert float(images.float().sum()) >= 0
         return features(images)
 
     locate._parts = (reading, *locate._parts[1:])
