@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark the core of the suite."""
     core = CORE_ON_CPU if config.stash[SUITE].device == "cpu" else CORE
     for item in filter(is_benchmark, items):
-        if any(matches(pattern, benchmark_id(item)) for pattern in core):
+        name = benchmark_id(item)
+        if any(matches(pattern, name) for pattern in core):
             item.add_marker(pytest.mark.core)
 
 
