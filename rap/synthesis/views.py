@@ -135,7 +135,7 @@ def refresh_views(
 
     A view that the filter rejects is drawn again; after `max_attempts` the best attempt stays and
     is counted. Everything happens on the device; the host waits once per attempt, for the number
-    of rejects, and where there were any in the end for why, besides what gsplat waits for.
+    of rejects and what they were rejected for, besides what gsplat waits for.
     `gaussians` may be `drawing.prepared`.
     """
     device = anchors.world_from_camera.device
@@ -143,6 +143,7 @@ def refresh_views(
     near = anchors.world_from_camera.repeat_interleave(per_anchor, dim=0)
     pending = torch.arange(bank.num, device=device) if rows is None else rows.to(device)
     num_views, num_renders, attempts = len(pending), 0, 0
+    low = high = 0
     worst = torch.full((bank.num,), torch.inf, device=device)
     missed = torch.zeros(2, bank.num, dtype=torch.bool, device=device)
     num_missed = torch.zeros(2, dtype=torch.int64, device=device)
@@ -158,9 +159,10 @@ def refresh_views(
         num_renders += len(pending)
         attempts += 1
         num_missed += missed[:, pending].sum(dim=1)
-        pending = pending[worst[pending] > 0]
-    rejected = len(pending) > 0 or num_renders > num_views
-    low, high = num_missed.tolist() if rejected else (0, 0)
+        rejected = worst[pending] > 0
+        num_left, low, high = torch.cat([rejected.sum()[None], num_missed]).tolist()
+        # The rejects, in their order; choosing them by a mask would be another wait.
+        pending = pending[rejected.byte().argsort(descending=True, stable=True)[:num_left]]
     return RefreshStats(num_views, num_renders, len(pending), attempts, low, high)
 
 
