@@ -7,7 +7,6 @@ Batches of one shape are expected (`epoch_indices` fills the last one up). Anoth
 larger image size later in a run, is recorded anew.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,7 +188,7 @@ def kept_state(learner: Learner, device: torch.device) -> Iterator[None]:
     """
     # In host memory: the trials' peak is not to be the training's.
     before = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in _state(learner)]
-    scaler = copy.deepcopy(learner.scaler.state_dict())
+    scaler = learner.scaler.state_dict()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
@@ -197,7 +196,7 @@ def kept_state(learner: Learner, device: torch.device) -> Iterator[None]:
             learner.optimizer.zero_grad(set_to_none=True)
             _put_back(before, _state(learner))
             if scaler:
-                learner.scaler.load_state_dict(scaler)
+                _put_scaler_back(learner, scaler)
 
 
 @torch.no_grad()
@@ -208,6 +207,16 @@ def _put_back(before: list[tuple[Tensor, Tensor]], now: list[Tensor]) -> None:
     for tensor in now:
         if id(tensor) not in known:
             tensor.zero_()
+
+
+def _put_scaler_back(learner: Learner, before: dict[str, float]) -> None:
+    """Scale and growth in place, where a recording reads them, and no step half done."""
+    # Forgets, too, whose gradients have been unscaled, of a trial that broke off after that.
+    learner.scaler.update(before["scale"])
+    learner.scaler.load_state_dict(before)
+    for name in ("grad_scale", "found_inf"):
+        # What the scaler tells an optimiser for the time of its step.
+        vars(learner.optimizer).pop(name, None)
 
 
 def _state(learner: Learner) -> list[Tensor]:
@@ -247,8 +256,6 @@ def _why_not_recorded(config: Config, device: torch.device) -> str:
     """Why a step cannot be recorded here; empty where it can."""
     if device.type != "cuda":
         return f"there are no CUDA graphs on {device}"
-    if config.train.precision == "fp16":
-        return "the gradient scaler of fp16 needs the host"
     if config.train.checkpointing and (config.model.dropout or config.model.drop_connect):
         return "checkpointing with dropout asks the generator what a recording cannot tell"
     return ""

@@ -27,6 +27,11 @@ from rap.train.schedule import average_weight, update_average
 # Learnt loss weights move on a scale of their own, not on that of the network's weights.
 POSE_WEIGHTS_LR = 1e-3
 
+INITIAL_SCALE = 2.0**6
+"""Of fp16's losses. With random weights, gradients of the trunk overflow from 2**9 on (the tests'
+network) or at 2**10 but not at 2**8 (B0 at 240x320); the tests' loses hardly any at 2**0. With
+torch's own 2**16 the first eight steps did nothing but halve it."""
+
 Terms = dict[str, Tensor]
 """Scalars by name."""
 Comparison = Callable[..., tuple[Terms, Tensor | None]]
@@ -84,7 +89,7 @@ def build_learner(
         regressor=regressor,
         pose_loss=pose_loss,
         optimizer=_optimizer(regressor, pose_loss, train, device),
-        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
+        scaler=_scaler(train, device),
         lr_factor=torch.ones((), device=device),
         average_weight=torch.zeros((), device=device),
         compare=compare,
@@ -97,6 +102,14 @@ def build_learner(
             fused=True, capturable=device.type == "cuda",
         )  # fmt: skip
     return learner
+
+
+def _scaler(train: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
+    """Of fp16's losses; disabled in other precisions."""
+    scaler = torch.amp.GradScaler(device.type, INITIAL_SCALE, enabled=train.precision == "fp16")
+    # Makes the scale on the device: the first step would, and a recorded one at each replay.
+    scaler.scale(torch.ones((), device=device))
+    return scaler
 
 
 def _optimizer(

@@ -310,7 +310,7 @@ class TestRecording:
 
     device = torch.device("cuda")
 
-    @pytest.mark.parametrize("precision", ["tf32", "bf16"])
+    @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
     def test_in_every_precision_it_replays_the_plain_step(
         self, tiny_config: Config, precision: Precision
     ) -> None:
