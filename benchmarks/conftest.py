@@ -65,14 +65,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for fault in suite.faults.faults:
         if fault.kind == "code":
             _refuse_unknown(fault.name)
+    device = torch.device(suite.device)
     with uncollected():
         importlib.import_module("torch._dynamo")
-    device = torch.device(suite.device)
+        if device.type == "cuda":
+            gsplat_available()
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:
         _fill_workspaces(device)
-        gsplat_available()
     try:
         workloads.scene(suite.wanted.scene, workloads.scale_for(device).room)
     except DataError as error:
