@@ -6,7 +6,7 @@ padding differs between the sides. The plain twin pads and convolves.
 """
 
 import importlib
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -61,15 +61,46 @@ def usable(conv: nn.Conv2d, x: Map) -> bool:
 
 
 @cache
-def kernel_problem(device: torch.device) -> str | None:
-    """Why cuDNN has to convolve on this device; None where our own kernels work. Said once."""
-    x, weight = torch.ones(1, 1, 3, 3, device=device), torch.ones(1, 1, 3, 3, device=device)
-    problem = failure(
-        "rap.model.depthwise_kernel", lambda kernel: kernel.convolve(x, weight, None, 1, 1).sum()
-    )
+def kernel_problem(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why cuDNN has to convolve on this device in this precision; None where our own kernels work.
+
+    Found by convolving small maps, forward and backward, beside the plain twin on the host; said
+    once. The host waits, so this comes before a recording.
+    """
+    problem = failure("rap.model.depthwise_kernel", partial(_compare, device, dtype))
     if problem is not None and device.type == "cuda":
-        log.info(f"depthwise convolutions are cuDNN's: {problem}")
+        log.info(f"depthwise convolutions in {str(dtype)[6:]} are cuDNN's: {problem}")
     return problem
+
+
+def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
+    """Raise RuntimeError where the kernels are not the plain convolution and its gradients."""
+    size = (1, 16, 5, 6)
+    x = torch.linspace(-1, 1, 480).view(size)
+    for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2)):
+        weight = torch.linspace(-1, 1, 16 * kernel**2).view(16, 1, kernel, kernel)
+        with torch.autocast("cpu", enabled=False):
+            grad = _plain(x, weight, stride)
+            expected = [
+                grad,
+                _plain_input_gradient(grad, weight, size[2:], stride),
+                _plain_weight_gradient(grad, x, kernel, stride),
+            ]
+        there = [
+            part.to(device, dtype, memory_format=torch.channels_last) for part in (x, weight, grad)
+        ]
+        before, _ = _padding(kernel, stride)
+        found = [
+            own.convolve(*there[:2], None, stride, before),
+            own.input_gradient(there[2], there[1], size[2:], stride, before),
+            own.weight_gradient(there[2], there[0], kernel, stride, before),
+        ]
+        for one, other in zip(found, expected, strict=True):
+            off = float((one.cpu().float() - other).abs().max() / other.abs().max())
+            if not off < 16 * torch.finfo(dtype).eps:
+                raise RuntimeError(
+                    f"a {kernel}x{kernel} kernel of stride {stride} is off by {off:.2g}"
+                )
 
 
 def _as_autocast(x: Tensor) -> Tensor:
@@ -79,8 +110,8 @@ def _as_autocast(x: Tensor) -> Tensor:
     return x
 
 
-def _kernel(device: torch.device) -> ModuleType | None:
-    if kernel_problem(device) is not None:
+def _kernel(x: Tensor) -> ModuleType | None:
+    if kernel_problem(x.device, x.dtype) is not None:
         return None
     return importlib.import_module("rap.model.depthwise_kernel")
 
@@ -95,15 +126,34 @@ def _padded(x: Tensor, kernel: int, stride: int) -> Tensor:
     return F.pad(x, _padding(kernel, stride) * 2)
 
 
+# Not by autograd, which an operator's inside does not have.
+def _plain(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return F.conv2d(_padded(x, weight.shape[-1], stride), weight, None, stride, groups=x.shape[1])
+
+
+def _plain_input_gradient(
+    grad: Tensor, weight: Tensor, size: tuple[int, int], stride: int
+) -> Tensor:
+    (height, width), (before, after) = size, _padding(weight.shape[-1], stride)
+    padded = [*grad.shape[:2], height + before + after, width + before + after]
+    found = nn.grad.conv2d_input(padded, weight, grad, stride, groups=grad.shape[1])
+    return found[:, :, before : before + height, before : before + width]
+
+
+def _plain_weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    size = [x.shape[1], 1, kernel, kernel]
+    return nn.grad.conv2d_weight(_padded(x, kernel, stride), size, grad, stride, groups=size[0])
+
+
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """The convolution, with a bias also SiLU of the sum; channels last."""
     x, kernel = x.contiguous(memory_format=torch.channels_last), weight.shape[-1]
-    own = _kernel(x.device)
+    own = _kernel(x)
     if own is not None:
         before, _ = _padding(kernel, stride)
         return own.convolve(x, weight.contiguous(), bias, stride, before)
-    out = F.conv2d(_padded(x, kernel, stride), weight, bias, stride, groups=x.shape[1])
-    out = out if bias is None else F.silu(out)
+    out = _plain(x, weight, stride)
+    out = out if bias is None else F.silu(out + bias[:, None, None])
     return out.contiguous(memory_format=torch.channels_last)
 
 
@@ -120,26 +170,22 @@ def _depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Ten
 @torch.library.custom_op("rap::depthwise_input_gradient", mutates_args=())
 def _input_gradient(grad: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
     grad, kernel = grad.contiguous(memory_format=torch.channels_last), weight.shape[-1]
-    before, after = _padding(kernel, stride)
-    own = _kernel(grad.device)
+    own = _kernel(grad)
     if own is not None:
+        before, _ = _padding(kernel, stride)
         return own.input_gradient(grad, weight.contiguous(), (height, width), stride, before)
-    size = [*grad.shape[:2], height + before + after, width + before + after]
-    found = nn.grad.conv2d_input(size, weight, grad, stride, groups=grad.shape[1])
-    inside = found[:, :, before : before + height, before : before + width]
-    return inside.clone(memory_format=torch.channels_last)
+    found = _plain_input_gradient(grad, weight, (height, width), stride)
+    return found.clone(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("rap::depthwise_weight_gradient", mutates_args=())
 def _weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
     grad = grad.contiguous(memory_format=torch.channels_last)
     x = x.contiguous(memory_format=torch.channels_last)
-    own = _kernel(grad.device)
+    own = _kernel(grad)
     if own is not None:
         return own.weight_gradient(grad, x, kernel, stride, _padding(kernel, stride)[0])
-    size, padded = [x.shape[1], 1, kernel, kernel], _padded(x, kernel, stride)
-    found = nn.grad.conv2d_weight(padded, size, grad, stride, groups=x.shape[1])
-    return found.contiguous()
+    return _plain_weight_gradient(grad, x, kernel, stride).contiguous()
 
 
 @_depthwise.register_fake

@@ -3,11 +3,14 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import util
+from math import nan
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import jaxtyping
 import pytest
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rap import kernels
 from rap.model import depthwise as module
 from rap.model.backbone import EfficientNetTrunk
 from rap.model.depthwise import depthwise, depthwise_silu, kernel_problem, same_convolution
@@ -98,8 +102,8 @@ def test_interpreted_the_kernels_convolve() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     found = json.loads(run.stdout)
-    assert len(found) == len(CASES)
-    for worst, one in zip(found, CASES, strict=True):
+    assert found["problem"] is None
+    for worst, one in zip(found["worst"], CASES, strict=True):
         assert max(worst) < PRECISIONS["float32"], one
 
 
@@ -109,7 +113,7 @@ def test_the_kernels_convolve(case: tuple[int, int, tuple[int, int], int], preci
     """On a GPU, in every precision."""
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
-    assert kernel_problem(torch.device("cuda")) is None
+    assert kernel_problem(torch.device("cuda"), getattr(torch, precision)) is None
     assert max(by_kernels(case, getattr(torch, precision))) < PRECISIONS[precision]
 
 
@@ -189,11 +193,43 @@ def test_a_machine_without_triton_says_so_once(
     """For a GPU; a CPU never asks but in these tests."""
     monkeypatch.setattr(util, "find_spec", lambda _: None)
     kernel_problem.cache_clear()
-    monkeypatch.setattr(torch, "ones", lambda *_, device, made=torch.ones: made(1))
     for _ in range(2):
-        assert kernel_problem(torch.device("cuda")) == "no triton installed"
+        assert kernel_problem(torch.device("cuda"), torch.float16) == "no triton installed"
     kernel_problem.cache_clear()
-    assert capsys.readouterr().err.count("cuDNN's: no triton installed") == 1
+    assert capsys.readouterr().err.count("in float16 are cuDNN's: no triton installed") == 1
+
+
+def plain_kernels(factor: float) -> ModuleType:
+    """In the place of the kernels' module; the weights' gradient is off by a factor."""
+    found = ModuleType("plain")
+    vars(found).update(
+        triton=SimpleNamespace(TritonError=OSError),
+        convolve=lambda x, weight, _, stride, before: module._plain(x, weight, stride),
+        input_gradient=lambda grad, weight, size, stride, before: module._plain_input_gradient(
+            grad, weight, size, stride
+        ),
+        weight_gradient=lambda grad, x, kernel, stride, before: (
+            factor * module._plain_weight_gradient(grad, x, kernel, stride)
+        ),
+    )
+    return found
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, None), (1.01, "3x3"), (nan, "3x3")])
+def test_kernels_that_are_wrong_on_a_machine_are_left_aside(
+    factor: float, wrong: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are compared with the plain twin before they are used."""
+    monkeypatch.setattr(kernels.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(kernels.importlib, "import_module", lambda _: plain_kernels(factor))
+    kernel_problem.cache_clear()
+    problem = kernel_problem(torch.device("cpu"), torch.float32)
+    kernel_problem.cache_clear()
+    if wrong is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert re.search(f"a {wrong} kernel of stride [12] is off by (0.01|nan)", problem)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "autocast"])
@@ -239,4 +275,6 @@ def test_a_compiled_trunk_keeps_the_operator(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps([by_kernels(case, torch.float32) for case in CASES]))
+    problem = kernel_problem(torch.device("cpu"), torch.float32)
+    worst = [by_kernels(case, torch.float32) for case in CASES]
+    sys.stdout.write(json.dumps({"problem": problem, "worst": worst}))
