@@ -36,12 +36,10 @@ def possible(
     _batch_size: int, precision: str, execution: str, channels_last: bool, checkpointing: bool,
     micro_batches: int,
 ) -> bool:  # fmt: skip
-    """The gradient scaler of fp16 is not recorded; what is slow to compile, in one layout only.
+    """What is slow to compile, in one layout only.
 
     What saves memory is compared where a small GPU would use it, and plainly.
     """
-    if precision == "fp16" and "graphed" in execution:
-        return False
     plain = (precision, execution, channels_last) == ("fp32", "eager", False)
     if micro_batches > 1:
         return plain or (precision == "bf16" and channels_last and "compiled" not in execution)
