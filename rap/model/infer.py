@@ -19,6 +19,7 @@ from rap import geometry
 from rap.camera import Camera
 from rap.config import Precision
 from rap.model.backbone import Block, EfficientNetTrunk, TimmTrunk
+from rap.model.precision import tf32_scope
 from rap.model.regressor import Branch, Regressor
 from rap.model.transformer import EncoderLayer
 
@@ -53,7 +54,9 @@ class PoseNetwork(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self.trunk, torch.channels_last)
         device = regressor.image_mean.device
         probe = torch.zeros(1, 3, camera.height, camera.width, device=device, dtype=dtype)
-        sizes = [tuple(level.shape[2:]) for level in self.trunk(probe)]
+        # As it will run: cuDNN's kernels are built for each setting.
+        with tf32_scope(precision):
+            sizes = [tuple(level.shape[2:]) for level in self.trunk(probe)]
         tables = [regressor.positions(height, width) for height, width in sizes]
         self.translation = FixedBranch(regressor.translation_branch, tables[0], dtype)
         self.rotation = FixedBranch(regressor.rotation_branch, tables[1], dtype)

@@ -146,6 +146,29 @@ def test_after_a_broken_recording_numbers_can_be_drawn(checkpoint: Checkpoint) -
     assert again.runs == "graphed"
 
 
+@pytest.mark.parametrize(("execution", "timed"), [("eager", False), ("compiled", True)])
+def test_cudnn_times_its_kernels_where_a_compiler_is_waited_for(
+    checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    execution: InferExecution,
+    timed: bool,
+) -> None:
+    """Before it times two it builds all that it knows, which is a wait, too."""
+    monkeypatch.setattr(localizer, "_compiled", lambda function: function)
+    locate = Localizer(checkpoint.regressor, checkpoint.camera, execution=execution)
+    features, *rest = locate._parts
+    seen = []
+
+    def watched(images: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(torch.backends.cudnn.benchmark)
+        return features(images)
+
+    locate._parts = (watched, *rest)
+    locate(_images(1))
+    assert seen == [timed]
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_a_wait_for_the_compiler_is_told(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
