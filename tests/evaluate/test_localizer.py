@@ -156,14 +156,13 @@ def test_cudnn_times_its_kernels_where_a_compiler_is_waited_for(
     """Before it times two it builds all that it knows, which is a wait, too."""
     monkeypatch.setattr(localizer, "_compiled", lambda function: function)
     locate = Localizer(checkpoint.regressor, checkpoint.camera, execution=execution)
-    features, *rest = locate._parts
-    seen = []
+    run, seen = locate._run, []
 
-    def watched(images: torch.Tensor) -> list[torch.Tensor]:
+    def watched(images: torch.Tensor) -> torch.Tensor:
         seen.append(torch.backends.cudnn.benchmark)
-        return features(images)
+        return run(images)
 
-    locate._parts = (watched, *rest)
+    monkeypatch.setattr(locate, "_run", watched)
     locate(_images(1))
     assert seen == [timed]
     assert not torch.backends.cudnn.benchmark
