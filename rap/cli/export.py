@@ -29,9 +29,9 @@ class Export:
     1024; a .pt2 refuses others), poses come out (world_from_camera, OpenCV axes, metres); camera,
     normalisation and provenance are in the file's metadata, a digest beside them.
     aoti: torch._inductor.aoti_load_package(FILE), for the device it was exported on; it is machine
-    code. onnx: ONNX Runtime; bf16 is for TensorRT only. TensorRT, not tested: trtexec --onnx=FILE
-    --saveEngine=FILE.engine --minShapes=images:1x3xHxW --optShapes=images:8x3xHxW
-    --maxShapes=images:64x3xHxW.
+    code, tried out in a process of its own before there is a FILE. onnx: ONNX Runtime; bf16 is for
+    TensorRT only. TensorRT, not tested: trtexec --onnx=FILE --saveEngine=FILE.engine
+    --minShapes=images:1x3xHxW --optShapes=images:8x3xHxW --maxShapes=images:64x3xHxW.
     """
 
     run: Run
@@ -69,8 +69,10 @@ def _export(form: Literal["aoti", "onnx"], arguments: Export) -> None:
     from rap.data.images import decode
     from rap.evaluate import load_run, pick_device
     from rap.export import ExportError, export, load_artifact, off_regressor
+    from rap.export.trial import off_regressor_apart
     from rap.export.write import check
 
+    log.sweep(arguments.out.parent, arguments.out.stem)
     check(form, arguments.precision, arguments.scene is not None)
     device = pick_device(arguments.device if form == "aoti" else "cpu")
     checkpoint = load_run(arguments.run, device)
@@ -91,7 +93,10 @@ def _export(form: Literal["aoti", "onnx"], arguments: Export) -> None:
     if images is None:
         return
     try:
-        off = off_regressor(load_artifact(arguments.out, device), checkpoint, images)
+        if form == "aoti":
+            off = off_regressor_apart(arguments.out, checkpoint, images)
+        else:
+            off = off_regressor(load_artifact(arguments.out, device), checkpoint, images)
     except ExportError as error:
         # Such as bf16, which ONNX Runtime does not know: the file is for another program.
         log.warn(f"not compared with the regressor: {error}")

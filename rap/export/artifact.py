@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from rap import log
 from rap.evaluate import Locate, PoseErrors, pose_errors, predict
 from rap.export.details import (
     INPUT,
@@ -73,6 +74,8 @@ def _load_aoti(path: Path, device: torch.device) -> Artifact:
             f"{path}: compiled for {details.device}, asked to run on {device.type}; "
             "export it again there, or name the other --device"
         )
+    # A crash that follows has a name.
+    log.info(f"{path}: loading its machine code for {device}")
     try:
         run = torch._inductor.aoti_load_package(str(path))
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Regressor to file: AOTInductor compiles the prepared network, ONNX describes it."""
 
+import os
 import tempfile
 import warnings
 import zipfile
@@ -15,9 +16,12 @@ from rap.export.details import INPUT, MAX_BATCH, OUTPUT, Details, ExportError, n
 from rap.export.guard import guarded
 from rap.export.quantise import quantise
 from rap.export.seal import BLANK, seal
+from rap.export.stops import terminable
+from rap.export.trial import try_out
 from rap.log import replacing
 from rap.model.checkpoint import Checkpoint
 from rap.model.infer import PoseNetwork
+from rap.model.regressor import Regressor
 
 SUFFIXES = {"aoti": ".pt2", "onnx": ".onnx"}
 _OPSET = 18
@@ -45,7 +49,7 @@ def export(
     network = PoseNetwork(checkpoint.regressor, checkpoint.camera, kept)
     details = Details(checkpoint.camera, precision, device.type, checkpoint.provenance)
     if form == "aoti":
-        _write_aoti(network, path, details)
+        _write_aoti(network, path, details, checkpoint.regressor)
         return details
     if calibration is None:
         _write_onnx(network, path, details)
@@ -79,21 +83,29 @@ def _exported(network: PoseNetwork) -> torch.export.ExportedProgram:
     return torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
 
 
-def _write_aoti(network: PoseNetwork, path: Path, details: Details) -> None:
+def _write_aoti(network: PoseNetwork, path: Path, details: Details, regressor: Regressor) -> None:
     settings = {"aot_inductor.metadata": details.strings()}
-    with replacing(path) as temporary, warnings.catch_warnings():
-        # Deprecations inside torch, and its advice to allow TensorFloat-32.
-        warnings.simplefilter("ignore")
-        # The compiler wants a name that ends in .pt2.
-        package = temporary.with_suffix(".pt2")
-        with guarded(network.size, details.device, MAX_BATCH):
-            torch._inductor.aoti_compile_and_package(
-                _exported(network), package_path=str(package), inductor_configs=settings
-            )
-        package.replace(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
+    # A folder, as the archive's entries carry the name of the file that is compiled into, and the
+    # compiler wants one that ends in .pt2. The end of its name is what `log.sweep` knows.
+    with (
+        terminable(),
+        tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp", dir=path.parent
+        ) as folder,
+    ):
+        package = Path(folder) / "network.pt2"
+        with warnings.catch_warnings():
+            # Deprecations inside torch, and its advice to allow TensorFloat-32.
+            warnings.simplefilter("ignore")
+            with guarded(network.size, details.device, MAX_BATCH):
+                torch._inductor.aoti_compile_and_package(
+                    _exported(network), package_path=str(package), inductor_configs=settings
+                )
+        with zipfile.ZipFile(package, "a") as archive:
             archive.comment = BLANK.encode()
-        seal(temporary)
+        seal(package)
+        try_out(package, path, regressor, network)
+        package.replace(path)
 
 
 def _write_onnx(network: PoseNetwork, path: Path, details: Details) -> None:
