@@ -39,7 +39,7 @@ class Eval:
     """Score these poses instead: a folder of NAME.pose.txt, or a TUM, COLMAP or visloc file."""
     reference: Path | None = None
     """Say how far the poses are from these, of every test frame, such as RUN/report/poses.tum of
-    the same network in fp32."""
+    the same network in fp32; then -o is needed, for a report replaces an older one."""
     out: OptionalOut = None
     """The report's folder; none: `report` beside the weights, nowhere for files and estimates."""
     format: SceneFormat | None = None
@@ -74,6 +74,7 @@ def run(argv: Sequence[str]) -> int:
     if folder is not None:
         check_out_folder(folder, reuse=True)
         check_report_folder(folder)
+        _check_apart(folder, arguments)
 
     from rap.evaluate import show, write_report
     from rap.train.distributed import current
@@ -140,6 +141,17 @@ def _to_score(arguments: Eval) -> Any:  # noqa: ANN401 (a Scene and a Reference 
     scene = load(arguments.scene, arguments.format)
     wanted = arguments.reference
     return scene, None if wanted is None else read_reference(scene, wanted)
+
+
+def _check_apart(folder: Path, arguments: Eval) -> None:
+    """Raise UsageError where the report would take the place of poses that it is about."""
+    for name in ("estimates", "reference"):
+        path: Path | None = getattr(arguments, name)
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"--{name} {path} lies in {folder}, which the new report replaces; name another "
+                "folder with -o"
+            )
 
 
 def _report_folder(arguments: Eval) -> Path | None:

@@ -24,7 +24,7 @@ SCORE_RULE = "median_translation_m / 0.05 + median_rotation_deg / 5"
 """The one rule by which weights are selected; `score` computes it."""
 
 # A rotation written with seven digits is off by 1e-7, one that went through fp16 by 2e-3.
-_TRUE_TOLERANCE = 1e-3
+TRUE_TOLERANCE = 1e-3
 _PREDICTED_TOLERANCE = 1e-2
 # True poses are known to millimetres at best, and files hold six digits.
 _LEAST_TRANSLATION_M = 1e-5
@@ -64,14 +64,14 @@ def pose_errors(predicted: Float[Tensor, "n 4 4"], true: Float[Tensor, "n 4 4"])
     Raises ScoreError when a true pose is not a finite rigid transform.
     """
     predicted, true = predicted.detach().cpu().double(), true.detach().cpu().double()
-    valid = _is_rigid(true, _TRUE_TOLERANCE)
+    valid = is_rigid(true, TRUE_TOLERANCE)
     if not valid.all():
         index = int((~valid).nonzero()[0])
         raise ScoreError(
             f"true pose {index} of {len(true)} is not a finite rigid transform, so nothing can be "
             f"scored against it: {true[index, :3].tolist()}"
         )
-    found = _is_rigid(predicted, _PREDICTED_TOLERANCE)
+    found = is_rigid(predicted, _PREDICTED_TOLERANCE)
     translation = torch.full((len(true),), torch.inf, dtype=torch.float64)
     rotation = translation.clone()
     translation[found] = torch.linalg.vector_norm(
@@ -101,7 +101,7 @@ def summarise(errors: PoseErrors) -> Summary:
                 "are a copy of the true poses, or were compared wrongly"
             )
     failures = int((~torch.isfinite(translation)).sum())
-    medians = _median(translation), _median(rotation)
+    medians = median(translation), median(rotation)
     if torch.inf in medians:
         raise ScoreError(
             f"{failures} of {len(translation)} frames have no usable estimate, so the median error "
@@ -122,17 +122,17 @@ def score(errors: PoseErrors) -> float:
     """
     if len(errors.translation_m) == 0:
         raise ScoreError("the validation set is empty: there is nothing to score")
-    return _median(errors.translation_m) / 0.05 + _median(errors.rotation_deg) / 5.0
+    return median(errors.translation_m) / 0.05 + median(errors.rotation_deg) / 5.0
 
 
-def _is_rigid(poses: Float64[Tensor, "n 4 4"], tolerance: float) -> Tensor:
+def is_rigid(poses: Float64[Tensor, "n 4 4"], tolerance: float) -> Tensor:
     """Which poses are finite and hold a rotation, as booleans of shape `n`."""
     finite = torch.isfinite(poses).all(-1).all(-1)
     rotations = torch.where(finite[:, None, None], poses[:, :3, :3], 0.0)
     return finite & (orthonormality_error(rotations) <= tolerance)
 
 
-def _median(values: Float64[Tensor, "n"]) -> float:
+def median(values: Float64[Tensor, "n"]) -> float:
     """Mean of the two middle values; unlike torch.quantile it is right beside infinities."""
     ordered = values.sort().values
     return ((ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2).item()

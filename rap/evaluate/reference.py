@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from rap.evaluate.errors import PoseErrors, pose_errors
+from rap.evaluate.errors import TRUE_TOLERANCE, PoseErrors, is_rigid, median, pose_errors
 from rap.evaluate.estimates import read_estimates
 from rap.scene import DataError, Scene
 
@@ -35,8 +35,8 @@ class Difference:
         """Medians and largest of both errors, in metres and degrees."""
         translation, rotation = self.errors.translation_m, self.errors.rotation_deg
         return {
-            "median_translation_m": float(translation.quantile(0.5)),
-            "median_rotation_deg": float(rotation.quantile(0.5)),
+            "median_translation_m": median(translation),
+            "median_rotation_deg": median(rotation),
             "max_translation_m": float(translation.max()),
             "max_rotation_deg": float(rotation.max()),
         }
@@ -54,7 +54,8 @@ class Difference:
 def read_reference(scene: Scene, path: Path) -> Reference:
     """Estimates of a scene's test frames, as `read_estimates` reads them.
 
-    Raises DataError for files that cannot be read and for a frame without an estimate.
+    Raises DataError for files that cannot be read, and for a frame without an estimate or with one
+    that is no pose.
     """
     names = [frame.name for frame in scene.test]
     found = read_estimates(path, names)
@@ -63,6 +64,12 @@ def read_reference(scene: Scene, path: Path) -> Reference:
         raise DataError(
             f"{path}: no pose for {names[missing[0]]} ({len(missing)} of {len(names)} test frames "
             "lack one); a reference has all"
+        )
+    wrong = (~is_rigid(found, TRUE_TOLERANCE)).nonzero().flatten().tolist()
+    if wrong:
+        raise DataError(
+            f"{path}: the pose of {names[wrong[0]]} is no rigid transform: "
+            f"{found[wrong[0], :3].tolist()}"
         )
     return Reference(str(path), found)
 

@@ -73,6 +73,46 @@ def test_a_reference_without_a_frame_is_refused(scene: Scene, tmp_path: Path) ->
         read_reference(replace(scene, test=scene.train), tmp_path)
 
 
+def test_failures_make_the_median_infinite_and_nothing_else(scene: Scene, tmp_path: Path) -> None:
+    """Three of four: a mean of two infinities, which an interpolation between them is not."""
+    names = [frame.name for frame in scene.test]
+    write_pose_files(tmp_path, names, poses(scene.test))
+    failed = _estimates(scene, 0.0)
+    failed[1:] = torch.nan
+    found = difference(failed, read_reference(scene, tmp_path)).numbers()
+    assert found["median_translation_m"] == found["median_rotation_deg"] == torch.inf
+
+
+def test_a_reference_that_is_no_pose_is_refused_when_it_is_read(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """By its frame, before anything is computed."""
+    names = [frame.name for frame in scene.test]
+    stretched = poses(scene.test).clone()
+    stretched[1, :3, :3] *= 1.1
+    write_pose_files(tmp_path, names, stretched)
+    with pytest.raises(DataError, match=f"pose of {names[1]} is no rigid transform"):
+        read_reference(scene, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["reference", "estimates"])
+def test_a_report_does_not_replace_the_poses_that_it_is_about(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without -o it would take the place of fp32's, and the next precision be held against this."""
+    kept = tmp_path / "report" / "poses.tum"
+    kept.parent.mkdir()
+    kept.write_text("0 0 0 0 0 0 0 1\n", encoding="utf-8")
+    words = ["eval", "room", f"--{source}", str(kept)]
+    if source == "reference":
+        words += ["-p", str(tmp_path)]
+    else:
+        words += ["-o", str(kept.parent)]
+    assert cli.main(words) == 2
+    assert "which the new report replaces; name another" in capsys.readouterr().err
+    assert kept.exists()
+
+
 def test_half_precision_is_held_against_fp32(
     checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
