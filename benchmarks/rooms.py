@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.harness.subject import measured_subject
+from rap import log
 from rap.camera import Camera
 from rap.data.room import RoomSpec, make
-from rap.log import replacing
 from rap.scene import Frame, Points, Scene
 
 FOLDER = Path(__file__).parents[1] / ".benchmarks" / "rooms"
@@ -31,26 +31,38 @@ SPLITS = ("train", "test")
 def room(spec: RoomSpec, folder: Path = FOLDER) -> Scene:
     """What `make` draws, equal to the bit, kept in a file of this code and no other.
 
-    That is the sources of the package, the versions of torch and numpy, the instruction set.
+    That is the sources of the package and of this module, the versions of torch and numpy, the
+    instruction set. Where no file can be read or written, it is drawn all the same.
     """
     path = folder / f"{_key(spec)}.safetensors"
     try:
         return _read(path)
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         drawn = make(spec)
+    try:
+        _keep(drawn, path)
+    except (OSError, SafetensorError) as error:
+        log.warn(f"{path}: the room is not kept, so each process draws it: {error}")
+    return drawn
+
+
+def _keep(drawn: Scene, path: Path) -> None:
+    folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    log.sweep(folder)
+    with log.replacing(path) as temporary:
         _write(drawn, temporary)
     for old in sorted(folder.glob("*.safetensors"), key=_newest_first)[NUM_KEPT:]:
         old.unlink(missing_ok=True)
-    return drawn
 
 
 def _key(spec: RoomSpec) -> str:
     subject = measured_subject()
     assert subject is not None, "this module imports the package"
     versions = (torch.__version__, np.__version__, torch.backends.cpu.get_cpu_capability())
-    return hashlib.sha256(repr((subject.digest, spec, versions)).encode()).hexdigest()[:16]
+    found = hashlib.sha256(repr((subject.digest, spec, versions)).encode())
+    found.update(Path(__file__).read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _newest_first(path: Path) -> float:

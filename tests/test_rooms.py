@@ -69,7 +69,11 @@ def test_other_room_or_code_is_drawn_anew(
     rooms.room(SPEC, tmp_path)
     monkeypatch.setattr(torch, "__version__", "1.0")
     rooms.room(SPEC, tmp_path)
-    assert drawings == [SPEC, brighter, SPEC, SPEC]
+    other = tmp_path / "rooms.py"
+    other.write_text("written in another way", encoding="utf-8")
+    monkeypatch.setattr(rooms, "__file__", str(other))
+    rooms.room(SPEC, tmp_path)
+    assert drawings == [SPEC, brighter, SPEC, SPEC, SPEC]
 
 
 def test_damaged_file_is_drawn_over(drawings: list[RoomSpec], tmp_path: Path) -> None:
@@ -80,6 +84,26 @@ def test_damaged_file_is_drawn_over(drawings: list[RoomSpec], tmp_path: Path) ->
     assert same(rooms.room(SPEC, tmp_path), whole)
     assert same(rooms.room(SPEC, tmp_path), whole)
     assert len(drawings) == 2
+
+
+def test_folder_that_cannot_be_written_stops_nothing(
+    drawings: list[RoomSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As before there were files: each process draws, with a line that says why."""
+    folder = tmp_path / "file"
+    folder.touch()
+    assert same(rooms.room(SPEC, folder), rooms.room(SPEC, folder))
+    assert len(drawings) == 2
+    assert capsys.readouterr().err.count("not kept") == 2
+
+
+@pytest.mark.usefixtures("drawings")
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    """Such a file is as large as a room, and nobody would ever read it."""
+    left = tmp_path / f".room.safetensors.{2**30}.tmp"
+    left.touch()
+    rooms.room(SPEC, tmp_path)
+    assert not left.exists()
 
 
 @pytest.mark.usefixtures("drawings")
