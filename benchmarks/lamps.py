@@ -174,11 +174,19 @@ def _show_psnr(size: Size, device: torch.device) -> None:
 
 
 def splat_in(folder: Path, size: Size, device: torch.device) -> Gaussians:
-    """The splat that all trainings of a folder share, fitted by whoever comes first."""
-    path = folder / "splat.ply"
+    """The splat that all trainings of a folder share, fitted by whoever comes first.
+
+    Raises ConfigError where it is of another room or was fitted by other settings.
+    """
+    path, about = folder / "splat.ply", folder / "splat.json"
+    wanted = json.dumps({"room": asdict(size.unseen), "fit": asdict(size.fit)}, indent=1)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        with log.replacing(about) as temporary:
+            temporary.write_text(wanted, encoding="utf-8")
         save_ply(path, fitted(size.unseen, size.fit, device))
+    elif not about.exists() or about.read_text(encoding="utf-8") != wanted:
+        raise ConfigError(f"{path}: of another room or fitted otherwise; name another folder")
     return load_ply(path)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import lamps
-from rap.config import to_toml
+from benchmarks.clouds import cloud
+from rap.config import ConfigError, to_toml
 
 CPU = torch.device("cpu")
 SMALL = lamps.small()
@@ -75,6 +76,19 @@ def test_a_training_of_other_settings_is_not_taken_for_these(
     (run / "config.toml").write_text(to_toml(tiny.training), encoding="utf-8")
     assert lamps.main(["localise", "-o", str(tmp_path), "--shard", "1/6", "--augment", "0.5"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_a_splat_of_another_room_is_not_taken_for_this(
+    tiny: lamps.Size, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted for small trainings, it would be what the large ones learn from."""
+    gaussians = cloud(3, 0, CPU)
+    monkeypatch.setattr(lamps, "fitted", lambda *_: gaussians)
+    for _ in range(2):
+        assert lamps.splat_in(tmp_path, tiny, CPU).num == 3
+    other = replace(tiny, unseen=replace(tiny.unseen, width=80))
+    with pytest.raises(ConfigError, match="of another room or fitted otherwise"):
+        lamps.splat_in(tmp_path, other, CPU)
 
 
 @pytest.mark.slow
