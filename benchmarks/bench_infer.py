@@ -8,10 +8,10 @@ import pytest
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from benchmarks import paths, workloads
+from benchmarks import workloads_network as network
 from benchmarks.harness import Measure, axis, combine
 from benchmarks.workloads import Scale
 from rap.camera import Camera
@@ -41,13 +41,6 @@ ROUNDING_M = 1e-4
 """A half precision that differs by less is none."""
 
 
-def flop_of(network: nn.Module, images: Float[Tensor, "b 3 h w"]) -> int:
-    """What convolutions and matrix products compute in a forward pass."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(images)
-    return counter.get_total_flops()
-
-
 def by_default(batch_size: int, precision: str, execution: str) -> bool:
     """Compiling takes half a minute, so only one case does."""
     if execution == "eager":
@@ -73,7 +66,8 @@ def bench_infer(
     photos, regressor, camera = _network(scene, scale, device)
     chosen = torch.arange(batch_size, device=device) % len(photos)
     images = photos[chosen]
-    flop = flop_of(regressor, images[:1] / 255) * batch_size
+    with torch.no_grad():
+        flop = batch_size * network.flop_of(lambda: regressor(images[:1] / 255))
     with paths.compiler("compiled" in execution) as compilation:
         locate = Localizer(regressor, camera, precision, batch_size, execution)
         trunk = paths.first_arithmetic(locate.network.trunk) if execution == "eager" else []

@@ -1,6 +1,8 @@
 """Seeded inputs of the network's parts. Appended to, never changed, as `workloads.py`."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from rap.model.transformer import Encoder, PositionTable
 
 LEVELS = (4, 3)
 """Of the trunk's maps that translation and rotation read, as published."""
+Shape = Sequence[int]
 
 
 def paired_features(
@@ -99,6 +102,33 @@ def random_like(outputs: Sequence[Tensor]) -> list[Tensor]:
 
 def flop_of(step: Callable[[], object]) -> int:
     """What convolutions and matrix products of a step compute, backward pass included."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_flop_formulas()) as counter:
         step()
     return counter.get_total_flops()
+
+
+def _flop_formulas() -> dict[Any, Callable[..., int]]:
+    """By shapes: of our own operators, and of convolutions' gradients, each as much as forward.
+
+    torch counts a weight's gradient as that of a dense kernel: 13 times a whole B0's step.
+    """
+
+    def product(outputs: Shape, weight: Shape) -> int:
+        return 2 * math.prod(outputs) * math.prod(weight[1:])
+
+    def gradients(grad: Shape, x: Shape, weight: Shape, *rest: Any, **_: object) -> int:  # noqa: ANN401 (torch's)
+        of_x, of_weight, _ = rest[-1]
+        return (of_x + of_weight) * product(grad, weight)
+
+    formulas = {
+        "depthwise": lambda _, weight, *__, out_shape: product(out_shape, weight),
+        "depthwise_silu": lambda _, weight, *__, out_shape: product(out_shape, weight),
+        "depthwise_input_gradient": lambda grad, weight, *_, out_shape: product(grad, weight),
+        "depthwise_weight_gradient": lambda grad, *_, out_shape: product(grad, out_shape),
+    }
+    own = torch.ops.rap
+    return {
+        torch.ops.aten.convolution_backward: gradients,
+        # A base arm's package may lack some.
+        **{getattr(own, name): of for name, of in formulas.items() if hasattr(own, name)},
+    }
