@@ -19,6 +19,7 @@ from rap.config import ConfigError
 from rap.model.activation import norm_silu
 from rap.model.depthwise import depthwise, depthwise_silu, same_convolution
 from rap.model.recompute import cheap_again, recomputed
+from rap.model.squeeze import squeezed_projection, usable
 
 # Width and depth multipliers: Tan & Le, "EfficientNet", ICML 2019, and its reference code.
 VARIANTS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
@@ -133,6 +134,11 @@ class Block(nn.Module):
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = norm_silu(self.expand_norm, pointwise(y, self.expand.weight, self.expand.bias))
+        if usable(self.depthwise, self.project, y):
+            return squeezed_projection(
+                self.depthwise, self.squeeze, self.excite, self.project, y,
+                x if self.residual else None,
+            )  # fmt: skip
         y = self._filtered(y)
         # As adaptive_avg_pool2d, whose gradient takes a detour over strides.
         squeezed = pointwise(y.mean((2, 3), keepdim=True), self.squeeze.weight, self.squeeze.bias)

@@ -80,7 +80,7 @@ def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
     for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2)):
         weight = torch.linspace(-1, 1, 16 * kernel**2).view(16, 1, kernel, kernel)
         with torch.autocast("cpu", enabled=False):
-            grad = _plain(x, weight, stride)
+            grad = padded_convolution(x, weight, stride)
             expected = [
                 grad,
                 _plain_input_gradient(grad, weight, size[2:], stride),
@@ -126,11 +126,12 @@ def _padded(x: Tensor, kernel: int, stride: int) -> Tensor:
     return F.pad(x, _padding(kernel, stride) * 2)
 
 
-# Not by autograd, which an operator's inside does not have.
-def _plain(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def padded_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """`same_convolution` by a depthwise weight `[c, 1, k, k]`: the plain twin of the kernels."""
     return F.conv2d(_padded(x, weight.shape[-1], stride), weight, None, stride, groups=x.shape[1])
 
 
+# Not by autograd, which an operator's inside does not have.
 def _plain_input_gradient(
     grad: Tensor, weight: Tensor, size: tuple[int, int], stride: int
 ) -> Tensor:
@@ -152,7 +153,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> T
     if own is not None:
         before, _ = _padding(kernel, stride)
         return own.convolve(x, weight.contiguous(), bias, stride, before)
-    out = _plain(x, weight, stride)
+    out = padded_convolution(x, weight, stride)
     out = out if bias is None else F.silu(out + bias[:, None, None])
     return out.contiguous(memory_format=torch.channels_last)
 

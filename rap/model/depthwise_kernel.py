@@ -2,7 +2,8 @@
 
 Maps are `[n, h, w, c]` in memory, weights `[c, k, k]`. A program has a tile of pixels, numbered
 through all images, times a tile of channels, and reads each neighbour of a pixel once; sums are
-fp32. Zeros that pad a map are not read: a neighbour outside of it is masked.
+fp32. Zeros that pad a map are not read: a neighbour outside of it is masked. Where a map's pixels
+are summed, too, a tile lies within one image.
 """
 
 import importlib
@@ -18,7 +19,7 @@ _PIXELS, _CHANNELS = 64, 32
 """Of a tile; 64 bytes of half precision lie together."""
 _WEIGHT_PIXELS = 32
 """Of a tile when the weights' gradient is summed, which keeps one for each column of a kernel."""
-_VARYING = ["pixels", "height", "width", "out_height", "out_width", "before"]
+_VARYING = ["pixels", "parts", "height", "width", "out_height", "out_width", "before"]
 """Sizes for which nothing is compiled anew."""
 _WEIGHT_PROGRAMS = 2048
 """About: what keeps a GPU busy; each leaves a partial sum."""
@@ -29,13 +30,39 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, before
 
     `before` zeros are thought of above and to the left; the output has `size // stride` pixels.
     """
+    num, _, height, width = x.shape
+    pixels = num * (height // stride) * (width // stride)
+    return _launch(x, weight, bias, None, pixels, _PIXELS, stride, before)
+
+
+def convolve_summed(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, before: int, tile: int
+) -> tuple[Tensor, Tensor]:
+    """SiLU of convolution and bias, and its sums over each `tile` of an image's pixels.
+
+    These are `[n, tiles, c]` in fp32, of values before they are rounded.
+    """
+    num, channels, height, width = x.shape
+    pixels = (height // stride) * (width // stride)
+    parts = triton.cdiv(pixels, tile)
+    sums = torch.empty(num, parts, channels, device=x.device, dtype=torch.float32)
+    return _launch(x, weight, bias, sums, pixels, tile, stride, before), sums
+
+
+def _launch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sums: Tensor | None, pixels: int, tile: int,
+    stride: int, before: int,
+) -> Tensor:  # fmt: skip
+    """`pixels` are those that tiles are cut from: an image's, or all."""
     num, channels, height, width = x.shape
     out = _channels_last(x, height // stride, width // stride)
-    pixels = num * out.shape[2] * out.shape[3]
-    _convolve[_grid(pixels, channels)](
-        x, weight, weight if bias is None else bias, out, pixels, channels, height, width,
-        out.shape[2], out.shape[3], before, KERNEL=weight.shape[-1], STRIDE=stride,
-        ACTIVATED=bias is not None, PIXELS=_PIXELS, CHANNELS=_CHANNELS,
+    parts = triton.cdiv(pixels, tile)
+    images = 1 if sums is None else num
+    _convolve[(images * parts * triton.cdiv(channels, _CHANNELS),)](
+        x, weight, weight if bias is None else bias, out, out if sums is None else sums, pixels,
+        parts, channels, height, width, out.shape[2], out.shape[3], before,
+        KERNEL=weight.shape[-1], STRIDE=stride, ACTIVATED=bias is not None,
+        SUMMED=sums is not None, PIXELS=tile, CHANNELS=_CHANNELS,
     )  # fmt: skip
     return out
 
@@ -88,16 +115,20 @@ def _grid(pixels: int, channels: int) -> tuple[int]:
 @triton.jit(do_not_specialize=_VARYING)
 @no_type_check  # Triton compiles the source itself; a checker must not wrap it
 def _convolve(
-    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, out: tl.tensor, pixels: tl.tensor,
-    channels: tl.tensor, height: tl.tensor, width: tl.tensor, out_height: tl.tensor,
-    out_width: tl.tensor, before: tl.tensor, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    ACTIVATED: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, out: tl.tensor, sums: tl.tensor,
+    pixels: tl.tensor, parts: tl.tensor, channels: tl.tensor, height: tl.tensor, width: tl.tensor,
+    out_height: tl.tensor, out_width: tl.tensor, before: tl.tensor, KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr, ACTIVATED: tl.constexpr, SUMMED: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ) -> None:  # fmt: skip
     tiles = tl.cdiv(channels, CHANNELS)
-    pixel = tl.program_id(0) // tiles * PIXELS + tl.arange(0, PIXELS)
+    part = tl.program_id(0) // tiles
     channel = tl.program_id(0) % tiles * CHANNELS + tl.arange(0, CHANNELS)
     real = channel < channels
-    inside = (pixel < pixels)[:, None] & real[None, :]
+    # Of the image that is summed; where none is, all images are one.
+    within = part % parts * PIXELS + tl.arange(0, PIXELS)
+    pixel = part // parts * pixels + within
+    inside = (within < pixels)[:, None] & real[None, :]
     column = pixel % out_width * STRIDE - before
     row = pixel // out_width % out_height * STRIDE - before
     image = pixel // (out_width * out_height) * height
@@ -116,6 +147,9 @@ def _convolve(
     if ACTIVATED:
         total += tl.load(bias + channel, mask=real, other=0.0).to(tl.float32)[None, :]
         total = total / (1.0 + tl.exp(-total))
+    if SUMMED:
+        summed = tl.sum(tl.where(inside, total, 0.0), 0)
+        tl.store(sums + part * channels + channel, summed, mask=real)
     to = out + (pixel * channels)[:, None] + channel[None, :]
     tl.store(to, total.to(out.dtype.element_ty), mask=inside)
 

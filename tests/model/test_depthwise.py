@@ -204,7 +204,7 @@ def plain_kernels(factor: float) -> ModuleType:
     found = ModuleType("plain")
     vars(found).update(
         triton=SimpleNamespace(TritonError=OSError),
-        convolve=lambda x, weight, _, stride, before: module._plain(x, weight, stride),
+        convolve=lambda x, weight, _, stride, before: module.padded_convolution(x, weight, stride),
         input_gradient=lambda grad, weight, size, stride, before: module._plain_input_gradient(
             grad, weight, size, stride
         ),
