@@ -82,24 +82,24 @@ def _gated_weight(
             some = tl.load(at, mask=(part < parts)[:, None] & real[None, :], other=0.0)
             total += tl.sum(some, 0)
             first += PARTS
-        at = squeeze + (unit * channels)[:, None] + channel[None, :]
-        factor = tl.load(at, mask=is_unit[:, None] & real[None, :], other=0.0).to(tl.float32)
+        of_unit = squeeze + (unit * channels)[:, None] + channel[None, :]
+        factor = tl.load(of_unit, mask=is_unit[:, None] & real[None, :], other=0.0).to(tl.float32)
         hidden += tl.sum(factor * (total / pixels)[None, :], 1)
         start += CHANNELS
     hidden = hidden / (1.0 + tl.exp(-hidden))
     own = tl.program_id(0) % tiles * OWN + tl.arange(0, OWN)
     is_own = own < channels
-    at = excite + (own * squeezed)[:, None] + unit[None, :]
-    factor = tl.load(at, mask=is_own[:, None] & is_unit[None, :], other=0.0).to(tl.float32)
-    gate = tl.sum(factor * hidden[None, :], 1)
+    of_own = excite + (own * squeezed)[:, None] + unit[None, :]
+    shares = tl.load(of_own, mask=is_own[:, None] & is_unit[None, :], other=0.0).to(tl.float32)
+    gate = tl.sum(shares * hidden[None, :], 1)
     gate += tl.load(excite_bias + own, mask=is_own, other=0.0).to(tl.float32)
     gate = 1.0 / (1.0 + tl.exp(-gate))
     row = 0
     while row < outs:
         output = row + tl.arange(0, OUTS)
         there = (output < outs)[:, None] & is_own[None, :]
-        at = project + (output * channels)[:, None] + own[None, :]
-        weight = tl.load(at, mask=there, other=0.0).to(tl.float32) * gate[None, :]
+        of_output = project + (output * channels)[:, None] + own[None, :]
+        weight = tl.load(of_output, mask=there, other=0.0).to(tl.float32) * gate[None, :]
         to = out + ((image * outs + output) * channels)[:, None] + own[None, :]
         tl.store(to, weight.to(out.dtype.element_ty), mask=there)
         row += OUTS
