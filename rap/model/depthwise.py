@@ -111,8 +111,10 @@ def _as_autocast(x: Tensor) -> Tensor:
 
 
 def _kernel(x: Tensor) -> ModuleType | None:
-    if kernel_problem(x.device, x.dtype) is not None:
-        return None
+    """The kernels, which Triton starts on the current device, whatever their tensors' is."""
+    with torch.cuda.device_of(x):
+        if kernel_problem(x.device, x.dtype) is not None:
+            return None
     return importlib.import_module("rap.model.depthwise_kernel")
 
 
@@ -152,7 +154,8 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> T
     own = _kernel(x)
     if own is not None:
         before, _ = _padding(kernel, stride)
-        return own.convolve(x, weight.contiguous(), bias, stride, before)
+        with torch.cuda.device_of(x):
+            return own.convolve(x, weight.contiguous(), bias, stride, before)
     out = padded_convolution(x, weight, stride)
     out = out if bias is None else F.silu(out + bias[:, None, None])
     return out.contiguous(memory_format=torch.channels_last)
@@ -174,7 +177,8 @@ def _input_gradient(grad: Tensor, weight: Tensor, height: int, width: int, strid
     own = _kernel(grad)
     if own is not None:
         before, _ = _padding(kernel, stride)
-        return own.input_gradient(grad, weight.contiguous(), (height, width), stride, before)
+        with torch.cuda.device_of(grad):
+            return own.input_gradient(grad, weight.contiguous(), (height, width), stride, before)
     found = _plain_input_gradient(grad, weight, (height, width), stride)
     return found.clone(memory_format=torch.channels_last)
 
@@ -185,7 +189,8 @@ def _weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tenso
     x = x.contiguous(memory_format=torch.channels_last)
     own = _kernel(grad)
     if own is not None:
-        return own.weight_gradient(grad, x, kernel, stride, _padding(kernel, stride)[0])
+        with torch.cuda.device_of(grad):
+            return own.weight_gradient(grad, x, kernel, stride, _padding(kernel, stride)[0])
     return _plain_weight_gradient(grad, x, kernel, stride).contiguous()
 
 

@@ -90,8 +90,9 @@ def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
         found, sums = convolve(last, there(taps), there(bias), stride, before, TILE)
         check(f"a {kernel}x{kernel} kernel of stride {stride}", found, y)
         check("its sum over pixels", sums.sum(1), y.sum((2, 3)))
-    sums, weight = torch.linspace(-9, 9, 96).view(2, 3, 16), torch.linspace(-1, 1, 160)
-    gate = (weight[:64].view(4, 16), bias[:4], weight[-64:].view(16, 4), bias)
+    # Gates from 0.16 to 0.83.
+    sums, weight = torch.linspace(-2, 1, 96).view(2, 3, 16), torch.linspace(-1, 1, 160)
+    gate = (weight[48:112].view(4, 16), bias[:4], weight[48:112].view(16, 4), bias)
     weight = weight.view(10, 16)
     found = own.gated_weight(sums.to(device), 6, *map(there, gate), there(weight))
     with torch.autocast("cpu", enabled=False):
@@ -104,8 +105,10 @@ def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
-    if kernel_problem(x.device, x.dtype) is not None:
-        return None
+    """The kernels, which Triton starts on the current device, whatever their tensors' is."""
+    with torch.cuda.device_of(x):
+        if kernel_problem(x.device, x.dtype) is not None:
+            return None
     return importlib.import_module("rap.model.squeeze_kernel")
 
 
@@ -120,6 +123,10 @@ def _plain_weight(
     squeezed = F.silu(F.linear(sums.sum(1) / pixels, squeeze, squeeze_bias))
     gate = F.linear(squeezed, excite, excite_bias).sigmoid()
     return (project.to(sums.dtype) * gate[:, None]).to(project.dtype)
+
+
+def _plain_add_bias(out: Tensor, bias: Tensor, residual: Tensor | None) -> None:
+    out += bias if residual is None else bias + residual
 
 
 def _sums(x: Tensor, height: int, width: int) -> Tensor:
@@ -137,7 +144,8 @@ def _depthwise_silu_summed(
     if _kernels(x) is not None:
         convolve = importlib.import_module("rap.model.depthwise_kernel").convolve_summed
         before = (weight.shape[-1] - stride) // 2
-        return convolve(x, weight.contiguous(), bias, stride, before, TILE)
+        with torch.cuda.device_of(x):
+            return convolve(x, weight.contiguous(), bias, stride, before, TILE)
     y = torch.ops.rap.depthwise_silu(x, weight, bias, stride)
     # Which tile has which part does not matter.
     sums = _sums(x, *y.shape[2:])
@@ -150,26 +158,23 @@ def _gated_projection(
     y: Tensor, sums: Tensor, squeeze: Tensor, squeeze_bias: Tensor, excite: Tensor,
     excite_bias: Tensor, project: Tensor, bias: Tensor, residual: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    num, _, height, width = y.shape
-    own = _kernels(y)
+    size, own = y.shape[2:], _kernels(y)
     weigh = _plain_weight if own is None else own.gated_weight
     squeeze, excite, project = (part.flatten(1).contiguous() for part in (squeeze, excite, project))
-    weight = weigh(
-        sums.contiguous(), height * width, squeeze, squeeze_bias, excite, excite_bias, project
-    )
+    gate = (squeeze, squeeze_bias, excite, excite_bias)
     y = y.permute(0, 2, 3, 1).flatten(1, 2)
     if residual is not None:
-        residual = residual.permute(0, 2, 3, 1).flatten(1, 2)
-    if num == 1:
-        out = F.linear(y, weight[0], bias)
-        out = out if residual is None else out.add_(residual)
-    else:
-        out = torch.bmm(y, weight.mT)
-        if own is not None:
-            own.add_bias(out, bias, None if residual is None else residual.contiguous())
+        residual = residual.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+    with torch.cuda.device_of(y):
+        weight = weigh(sums.contiguous(), y.shape[1], *gate, project)
+        if len(y) == 1:
+            out = F.linear(y, weight[0], bias)
+            out = out if residual is None else out.add_(residual)
         else:
-            out += bias if residual is None else bias + residual
-    return out.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            out = torch.bmm(y, weight.mT)
+            add = _plain_add_bias if own is None else own.add_bias
+            add(out, bias, residual)
+    return out.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 @_depthwise_silu_summed.register_fake

@@ -323,6 +323,22 @@ def test_kernels_that_are_wrong_on_a_machine_are_left_aside(
         assert re.fullmatch(f"{wrong} is off by (0.0[01]\\d*|nan)", problem)
 
 
+@pytest.mark.cuda
+def test_the_kernels_run_where_the_map_is() -> None:
+    """On a second GPU, while the first is the current one, as for `--device cuda:1`."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two NVIDIA GPUs")
+    block, x = folded_block(BlockSpec(3, 1, 6, 8, 8, 2)), last(drawn(2, 8, 12, 22))
+    with torch.no_grad():
+        expected = block(x).double()
+        block, x = block.to("cuda:1"), x.to("cuda:1")
+        assert difference(block(x), expected) < 1e-3
+        filtered = depthwise.depthwise(block.depthwise, last(drawn(2, 48, 5, 6)).to(x.device))
+    assert filtered.device == x.device
+    assert kernel_problem(x.device, x.dtype) is None
+    assert depthwise.kernel_problem(x.device, x.dtype) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 2])
 def test_what_torch_asks_of_the_operators(num: int, device: torch.device) -> None:
