@@ -111,7 +111,8 @@ class Localizer:
                 # trunk's first convolution is cuDNN's, or all of a timm model's.
                 with chosen_by_timing("compiled" in self.runs), tf32_scope(self._precision):
                     return self._run(images)
-            except RuntimeError as error:
+            # The compiler's code asserts what an operator has promised it.
+            except (RuntimeError, AssertionError) as error:
                 simpler = SIMPLER.get(self.runs)
                 pass_on_out_of_memory(error)
                 if simpler is None:

@@ -62,7 +62,7 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def pass_on_out_of_memory(error: RuntimeError) -> None:
+def pass_on_out_of_memory(error: Exception) -> None:
     """Raise an error that only less memory would avoid, also where it began another one."""
     cause = root_cause(error)
     if isinstance(cause, torch.OutOfMemoryError):

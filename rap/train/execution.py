@@ -110,7 +110,8 @@ class Runner:
                     self._learner.compare = compiled_compare()
                 step(self._learner, batch, self._config)
             self._compiled.append(shapes(batch))
-        except RuntimeError as error:
+        # The compiler's code asserts what an operator has promised it.
+        except (RuntimeError, AssertionError) as error:
             pass_on_out_of_memory(error)
             self._learner.compare = compare
             self._compile, self.why = False, f"torch.compile failed: {in_a_line(error)}"

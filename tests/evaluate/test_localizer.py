@@ -74,14 +74,18 @@ def test_a_full_batch_is_made_of_a_part(checkpoint: Checkpoint) -> None:
     assert sizes == [4, 4, 1]
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
 def test_falls_back_with_a_line(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Where nothing can be compiled the poses are the eager ones, and `runs` says so."""
 
     def broken(*_: object, **__: object) -> Callable[[torch.Tensor], torch.Tensor]:
         def call(_: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("no compiler here\nand much more")
+            raise kind("no compiler here\nand much more")
 
         return call
 
@@ -91,7 +95,7 @@ def test_falls_back_with_a_line(
     assert torch.equal(locate(_images(3)), expected)
     assert locate.runs == "eager"
     assert (
-        "'compiled' failed, so it is 'eager': RuntimeError: no compiler here"
+        f"'compiled' failed, so it is 'eager': {kind.__name__}: no compiler here"
         in capsys.readouterr().err
     )
     with pytest.raises(ValueError, match=r"\(3, 3, 8, 8\).* must be \[n, 3, 24, 32\]"):

@@ -190,13 +190,17 @@ def test_without_a_gpu_a_graphed_run_says_so_once(
     assert learner.compare is compare
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
 def test_a_compiler_that_fails_is_left_out(
-    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_config: Config,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One line says why, and the run is the plain one from the first step on."""
 
     def broken(*_inputs: object) -> Terms:
-        raise RuntimeError("\nno compiler found\ndetails")
+        raise kind("\nno compiler found\ndetails")
 
     monkeypatch.setattr(execution, "compiled_compare", lambda: broken)
     config = configured(tiny_config, execution="compiled")
