@@ -33,12 +33,12 @@ def usable(conv: nn.Conv2d, project: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> 
     """
     if conv.bias is None or project.bias is None or torch.is_grad_enabled():
         return False
-    if torch.is_autocast_enabled("cuda") or x.dtype != project.weight.dtype:
+    if not depthwise.usable(conv, x) or x.dtype != project.weight.dtype:
         return False
-    num, (narrow, wide) = len(x), project.weight.shape[:2]
+    num, (narrow, wide) = x.shape[0], project.weight.shape[:2]
     pixels = (x.shape[2] // conv.stride[0]) * (x.shape[3] // conv.stride[0])
     return (
-        depthwise.usable(conv, x) and (num == 1 or pixels >= narrow)
+        not torch.is_autocast_enabled("cuda") and (num == 1 or pixels >= narrow)
         and num * narrow * max(pixels, wide) < _MOST
     )  # fmt: skip
 

@@ -31,19 +31,13 @@ from rap.model.regressor import Regressor, build_regressor
 from rap.model.squeeze import kernel_problem, usable
 
 FILTERS = [
-    (3, 1, (2, 3), 33, 1),
-    (3, 2, (21, 14), 8, 3),
-    (5, 1, (7, 19), 40, 3),
-    (5, 2, (9, 7), 8, 1),
-]
+    (3, 1, (2, 3), 33, 1), (3, 2, (21, 14), 8, 3), (5, 1, (7, 19), 40, 3), (5, 2, (9, 7), 8, 1),
+]  # fmt: skip
 """Kernel, stride, height and width of the map, channels, images."""
 GATES = [
-    (1, 3, 32, 8, 16),
-    (2, 70, 200, 5, 40),
-    (1, 2, 1152, 48, 33),
-    (3, 260, 8, 4, 130),
+    (1, 3, 32, 8, 16), (2, 70, 200, 5, 40), (1, 2, 1152, 48, 33), (3, 260, 8, 4, 130),
     (8, 1, 150, 70, 1),
-]
+]  # fmt: skip
 """Images, tiles, channels, squeezed and projected ones."""
 PRECISIONS = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest difference from float64, of the largest value."""
@@ -376,6 +370,22 @@ def test_a_compiled_block_keeps_the_operators(
     with torch.no_grad():
         compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), block(x))
+
+
+@pytest.mark.slow
+def test_an_exported_block_has_torchs_operators_for_any_batch(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others know these, and nothing asked of the map makes its batch size a constant."""
+    monkeypatch.setattr(depthwise, "usable", lambda *_: not torch.compiler.is_exporting())
+    block = folded_block(BlockSpec(3, 1, 6, 8, 8, 2)).to(device)
+    x = last(drawn(2, 8, 6, 11)).to(device)
+    with torch.no_grad():
+        batch = torch.export.Dim("batch", min=1, max=9)
+        program = torch.export.export(block, (x,), dynamic_shapes=({0: batch},))
+        three = last(drawn(3, 8, 6, 11)).to(device)
+        torch.testing.assert_close(program.module()(three), block(three), atol=1e-4, rtol=1e-4)
+    assert not [node for node in program.graph.nodes if "rap" in str(node.target)]
 
 
 if __name__ == "__main__":
