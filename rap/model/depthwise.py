@@ -55,8 +55,8 @@ def usable(conv: nn.Conv2d, x: Map) -> bool:
     """Whether our operator is for it; exported files keep torch's own, which others know."""
     return (
         x.is_cuda and not torch.compiler.is_exporting() and conv.kernel_size[0] in KERNELS
-        and x.is_contiguous(memory_format=torch.channels_last) and x.numel() < _MOST
-        and min(x.shape[2:]) >= conv.stride[0]
+        and x.is_contiguous(memory_format=torch.channels_last) and 0 < x.numel() < _MOST
+        and min(x.shape[2:]) >= conv.stride[0] and x.dtype != torch.float64
     )  # fmt: skip
 
 

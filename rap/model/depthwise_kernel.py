@@ -93,12 +93,10 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int, before: i
         grad, x, sums, pixels, each, channels, x.shape[2], x.shape[3], out_height, out_width,
         before, KERNEL=kernel, STRIDE=stride, PIXELS=_WEIGHT_PIXELS, CHANNELS=_CHANNELS,
     )  # fmt: skip
-    return (
-        sums.sum(0)
-        .t()
-        .to(x.dtype, memory_format=torch.contiguous_format)
-        .view(channels, 1, kernel, kernel)
-    )
+    # Not by .to(), which leaves the layout of fp32 as it is, whatever it is asked for.
+    found = x.new_empty(channels, 1, kernel, kernel)
+    found.view(channels, -1).copy_(sums.sum(0).t())
+    return found
 
 
 def _channels_last(like: Tensor, height: int, width: int) -> Tensor:

@@ -82,6 +82,8 @@ def by_kernels(case: tuple[int, int, tuple[int, int], int], dtype: torch.dtype) 
         kernels.weight_gradient(weighted, x, kernel, stride, before),
         kernels.convolve(x, weight, bias, stride, before),
     ]
+    # As promised to the compiler, which stops a training otherwise.
+    assert found[2].is_contiguous()
     return differences(found, expected)
 
 
@@ -183,6 +185,8 @@ def test_it_is_for_channels_last_on_a_gpu(device: torch.device) -> None:
     wanted = device.type == "cuda"
     assert module.usable(conv, last) == wanted
     assert not module.usable(conv, x)
+    assert not module.usable(conv.double(), last.double())
+    assert not module.usable(conv, last[:0])
     assert not module.usable(nn.Conv2d(8, 8, 7, groups=8), last)
     assert not module.usable(nn.Conv2d(8, 8, 3, 2, groups=8), last[:, :, :1])
 

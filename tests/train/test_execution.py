@@ -192,11 +192,9 @@ def test_without_a_gpu_a_graphed_run_says_so_once(
 
 @pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
 def test_a_compiler_that_fails_is_left_out(
-    tiny_config: Config,
-    kind: type[Exception],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_config: Config, kind: type[Exception], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     """One line says why, and the run is the plain one from the first step on."""
 
     def broken(*_inputs: object) -> Terms:
@@ -206,10 +204,9 @@ def test_a_compiler_that_fails_is_left_out(
     config = configured(tiny_config, execution="compiled")
     learner, plain = learner_for(config, CPU), learner_for(config, CPU)
     runner = Runner(learner, config, CPU)
-    found = trained(runner, CPU)
     expected = trained(lambda batch, factor: optimise(plain, batch, config, factor), CPU)
-    assert all(got[name].equal(want[name]) for got, want in zip(found, expected, strict=True)
-               for name in want)  # fmt: skip
+    for got, want in zip(trained(runner, CPU), expected, strict=True):
+        assert all(got[name].equal(want[name]) for name in want)
     assert runner.runs == "eager"
     assert capsys.readouterr().err.count("no compiler found") == 1
 
