@@ -26,6 +26,7 @@ from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 LINE_EVERY_S = 30.0
+_ANY_WIDTH = 1000
 
 
 @runtime_checkable
@@ -88,13 +89,21 @@ def error(message: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A small table on stderr, numbers right-aligned by the caller's formatting."""
+    """A small table on stderr, numbers right-aligned by the caller's formatting.
+
+    Cells that a terminal is too narrow for go on in a further line; a file takes any width.
+    """
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right")
+        grid.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
-    console.print(grid)
+    if console.is_terminal:
+        console.print(grid)
+        return
+    wanted = console.measure(grid, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    wide = Console(file=console.file, highlight=False, width=max(wanted, console.width))
+    wide.print(grid)
 
 
 def append_json(path: Path, record: dict[str, object]) -> None:

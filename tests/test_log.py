@@ -47,3 +47,12 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     log.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     log.sweep(tmp_path / "nowhere")
+
+
+def test_a_file_takes_a_table_of_any_width(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names are not cut to a terminal's 80 columns where there is no terminal."""
+    cells = [f"a-rather-long-cell-{index}" for index in range(12)]
+    log.table("title", [f"column {index}" for index in range(12)], [cells])
+    found = capsys.readouterr().err
+    assert all(cell in found for cell in cells)
+    assert "…" not in found
