@@ -116,7 +116,8 @@ def _fused_ssim_problems(environment: Environment) -> list[Problem]:
         return []
     return [Problem(f"fused-ssim does not work ({error}); the plain SSIM is used, which is slower",
                     "build it again with this torch, on a machine that sees the GPU or with "
-                    "TORCH_CUDA_ARCH_LIST set: make fused-ssim")]  # fmt: skip
+                    "TORCH_CUDA_ARCH_LIST set: pip install --no-build-isolation --force-reinstall "
+                    "--group fused-ssim")]  # fmt: skip
 
 
 def _bytecode_problems(environment: Environment) -> list[Problem]:
