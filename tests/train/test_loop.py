@@ -122,8 +122,10 @@ def test_the_log_tells_what_the_filter_rejected_and_how_often_it_was_tried(
 
 @pytest.mark.parametrize(
     ("killed_after", "stream", "variant"),
-    [(1, 0, ""), (2, 0, ""), (1, 3, ""), (2, 3, "changing"), (2, 6, ""), (1, 0, "changing"),
-     (1, 6, "changing"), (1, 3, "frozen"), (1, 0, "cached"), (2, 0, "cached")],
+    [(2, 0, ""), (1, 3, ""), (2, 3, "changing"), (1, 0, "changing"), (1, 3, "frozen"),
+     (1, 0, "cached"),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in ((1, 0, ""), (2, 6, ""), (1, 6, "changing"), (2, 0, "cached")))],
 )  # fmt: skip
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_scene: Scene,
