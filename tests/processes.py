@@ -1,10 +1,16 @@
 """Other processes in tests: what they do is waited for, however slow the machine is."""
 
+import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from importlib import util
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PATIENCE_S = 900.0
 """For what never comes: a test that is broken ends then; a slow machine needs a part of it."""
@@ -49,3 +55,19 @@ def runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):  # the second where it ends while we read
         return False
     return "State:\tZ" not in status
+
+
+def run_interpreted(file: str, *words: str) -> Any:  # noqa: ANN401 (whatever the file says)
+    """The JSON that a test's file prints when it is run where Triton interprets its kernels.
+
+    Its interpreter is chosen when Triton is imported, hence a process of its own. Skips without it.
+    """
+    if util.find_spec("triton") is None:
+        pytest.skip("no triton installed")
+    root = Path(__file__).parents[1]
+    found = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    run = subprocess.run(
+        [sys.executable, file, *words], check=True, text=True, capture_output=True, cwd=root,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": found},
+    )  # fmt: skip
+    return json.loads(run.stdout)

@@ -45,9 +45,7 @@ def depthwise_silu(conv: nn.Conv2d, x: Map) -> OutMap:
 def same_convolution(conv: nn.Conv2d, images: Map) -> Float[Tensor, "b d h2 w2"]:
     """SAME convolution of any layer; the static padding for even inputs, whatever the input."""
     if conv.stride[0] > 1:
-        total = conv.kernel_size[0] - conv.stride[0]
-        before, after = total // 2, total - total // 2
-        images = F.pad(images, (before, after, before, after))
+        images = _padded(images, conv.kernel_size[0], conv.stride[0])
     return conv(images)
 
 
@@ -74,24 +72,26 @@ def kernel_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
-    """Raise RuntimeError where the kernels are not the plain convolution and its gradients."""
+    """Raise RuntimeError where the kernels are not the plain convolution, SiLU and gradients."""
     size = (1, 16, 5, 6)
-    x = torch.linspace(-1, 1, 480).view(size)
+    x, bias = torch.linspace(-1, 1, 480).view(size), torch.linspace(-1, 1, 16)
     for kernel, stride in ((3, 1), (3, 2), (5, 1), (5, 2)):
         weight = torch.linspace(-1, 1, 16 * kernel**2).view(16, 1, kernel, kernel)
         with torch.autocast("cpu", enabled=False):
             grad = padded_convolution(x, weight, stride)
             expected = [
                 grad,
+                F.silu(grad + bias[:, None, None]),
                 _plain_input_gradient(grad, weight, size[2:], stride),
                 _plain_weight_gradient(grad, x, kernel, stride),
             ]
         there = [
             part.to(device, dtype, memory_format=torch.channels_last) for part in (x, weight, grad)
         ]
-        before, _ = _padding(kernel, stride)
+        before, _ = padding(kernel, stride)
         found = [
             own.convolve(*there[:2], None, stride, before),
+            own.convolve(*there[:2], bias.to(device, dtype), stride, before),
             own.input_gradient(there[2], there[1], size[2:], stride, before),
             own.weight_gradient(there[2], there[0], kernel, stride, before),
         ]
@@ -118,14 +118,14 @@ def _kernel(x: Tensor) -> ModuleType | None:
     return importlib.import_module("rap.model.depthwise_kernel")
 
 
-def _padding(kernel: int, stride: int) -> tuple[int, int]:
+def padding(kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before the first and behind the last pixel of a row, and of a column."""
     total = kernel - stride
     return total // 2, total - total // 2
 
 
 def _padded(x: Tensor, kernel: int, stride: int) -> Tensor:
-    return F.pad(x, _padding(kernel, stride) * 2)
+    return F.pad(x, padding(kernel, stride) * 2)
 
 
 def padded_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -137,7 +137,7 @@ def padded_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def _plain_input_gradient(
     grad: Tensor, weight: Tensor, size: tuple[int, int], stride: int
 ) -> Tensor:
-    (height, width), (before, after) = size, _padding(weight.shape[-1], stride)
+    (height, width), (before, after) = size, padding(weight.shape[-1], stride)
     padded = [*grad.shape[:2], height + before + after, width + before + after]
     found = nn.grad.conv2d_input(padded, weight, grad, stride, groups=grad.shape[1])
     return found[:, :, before : before + height, before : before + width]
@@ -153,7 +153,7 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> T
     x, kernel = x.contiguous(memory_format=torch.channels_last), weight.shape[-1]
     own = _kernel(x)
     if own is not None:
-        before, _ = _padding(kernel, stride)
+        before, _ = padding(kernel, stride)
         with torch.cuda.device_of(x):
             return own.convolve(x, weight.contiguous(), bias, stride, before)
     out = padded_convolution(x, weight, stride)
@@ -176,7 +176,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, height: int, width: int, strid
     grad, kernel = grad.contiguous(memory_format=torch.channels_last), weight.shape[-1]
     own = _kernel(grad)
     if own is not None:
-        before, _ = _padding(kernel, stride)
+        before, _ = padding(kernel, stride)
         with torch.cuda.device_of(grad):
             return own.input_gradient(grad, weight.contiguous(), (height, width), stride, before)
     found = _plain_input_gradient(grad, weight, (height, width), stride)
@@ -190,23 +190,23 @@ def _weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tenso
     own = _kernel(grad)
     if own is not None:
         with torch.cuda.device_of(grad):
-            return own.weight_gradient(grad, x, kernel, stride, _padding(kernel, stride)[0])
+            return own.weight_gradient(grad, x, kernel, stride, padding(kernel, stride)[0])
     return _plain_weight_gradient(grad, x, kernel, stride).contiguous()
 
 
 @_depthwise.register_fake
 def _(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    return _like(x, x.shape[2] // stride, x.shape[3] // stride)
+    return empty_map(x, x.shape[1], x.shape[2] // stride, x.shape[3] // stride)
 
 
 @_depthwise_silu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    return _like(x, x.shape[2] // stride, x.shape[3] // stride)
+    return empty_map(x, x.shape[1], x.shape[2] // stride, x.shape[3] // stride)
 
 
 @_input_gradient.register_fake
 def _(grad: Tensor, weight: Tensor, height: int, width: int, stride: int) -> Tensor:
-    return _like(grad, height, width)
+    return empty_map(grad, grad.shape[1], height, width)
 
 
 @_weight_gradient.register_fake
@@ -214,8 +214,9 @@ def _(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
     return x.new_empty(x.shape[1], 1, kernel, kernel)
 
 
-def _like(x: Tensor, height: int, width: int) -> Tensor:
-    size = (x.shape[0], x.shape[1], height, width)
+def empty_map(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Memory for as many images, channels last, in the same precision and place."""
+    size = (x.shape[0], channels, height, width)
     return torch.empty(size, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
 
 

@@ -12,6 +12,8 @@ from typing import Any, no_type_check
 import torch
 from torch import Tensor
 
+from rap.model.depthwise import empty_map
+
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
@@ -55,7 +57,7 @@ def _launch(
 ) -> Tensor:  # fmt: skip
     """`pixels` are those that tiles are cut from: an image's, or all."""
     num, channels, height, width = x.shape
-    out = _channels_last(x, height // stride, width // stride)
+    out = empty_map(x, channels, height // stride, width // stride)
     parts = triton.cdiv(pixels, tile)
     images = 1 if sums is None else num
     _convolve[(images * parts * triton.cdiv(channels, _CHANNELS),)](
@@ -72,7 +74,7 @@ def input_gradient(
 ) -> Tensor:
     """Of a map of `size`, height and width, from that of its convolution."""
     num, channels, out_height, out_width = grad.shape
-    out = _channels_last(grad, *size)
+    out = empty_map(grad, channels, *size)
     pixels = num * size[0] * size[1]
     _input_gradient[_grid(pixels, channels)](
         grad, weight, out, pixels, channels, *size, out_height, out_width, before,
@@ -97,13 +99,6 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int, before: i
     found = x.new_empty(channels, 1, kernel, kernel)
     found.view(channels, -1).copy_(sums.sum(0).t())
     return found
-
-
-def _channels_last(like: Tensor, height: int, width: int) -> Tensor:
-    size = (like.shape[0], like.shape[1], height, width)
-    return torch.empty(
-        size, device=like.device, dtype=like.dtype, memory_format=torch.channels_last
-    )
 
 
 def _grid(pixels: int, channels: int) -> tuple[int]:

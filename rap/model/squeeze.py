@@ -86,7 +86,7 @@ def _compare(device: torch.device, dtype: torch.dtype, own: ModuleType) -> None:
             y = depthwise.padded_convolution(x, taps, stride)
         y = F.silu(y + bias[:, None, None])
         last = there(x).to(memory_format=torch.channels_last)
-        before = (kernel - stride) // 2
+        before, _ = depthwise.padding(kernel, stride)
         found, sums = convolve(last, there(taps), there(bias), stride, before, TILE)
         check(f"a {kernel}x{kernel} kernel of stride {stride}", found, y)
         check("its sum over pixels", sums.sum(1), y.sum((2, 3)))
@@ -143,7 +143,7 @@ def _depthwise_silu_summed(
     x = x.contiguous(memory_format=torch.channels_last)
     if _kernels(x) is not None:
         convolve = importlib.import_module("rap.model.depthwise_kernel").convolve_summed
-        before = (weight.shape[-1] - stride) // 2
+        before, _ = depthwise.padding(weight.shape[-1], stride)
         with torch.cuda.device_of(x):
             return convolve(x, weight.contiguous(), bias, stride, before, TILE)
     y = torch.ops.rap.depthwise_silu(x, weight, bias, stride)
@@ -180,7 +180,7 @@ def _gated_projection(
 @_depthwise_silu_summed.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     height, width = x.shape[2] // stride, x.shape[3] // stride
-    return _empty(x, x.shape[1], height, width), _sums(x, height, width)
+    return depthwise.empty_map(x, x.shape[1], height, width), _sums(x, height, width)
 
 
 @_gated_projection.register_fake
@@ -188,9 +188,4 @@ def _(
     y: Tensor, sums: Tensor, squeeze: Tensor, squeeze_bias: Tensor, excite: Tensor,
     excite_bias: Tensor, project: Tensor, bias: Tensor, residual: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    return _empty(y, project.shape[0], *y.shape[2:])
-
-
-def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    size = (x.shape[0], channels, height, width)
-    return torch.empty(size, device=x.device, dtype=x.dtype, memory_format=torch.channels_last)
+    return depthwise.empty_map(y, project.shape[0], *y.shape[2:])

@@ -2,14 +2,11 @@
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import util
 from math import nan
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import jaxtyping
@@ -22,6 +19,7 @@ from rap import kernels
 from rap.model import depthwise as module
 from rap.model.backbone import EfficientNetTrunk
 from rap.model.depthwise import depthwise, depthwise_silu, kernel_problem, same_convolution
+from tests.processes import run_interpreted
 
 CASES = [
     (kernel, stride, size, channels)
@@ -97,13 +95,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[int, int, tuple[int, 
 
 def test_interpreted_the_kernels_convolve() -> None:
     """Where there is no GPU, Triton's interpreter runs them, in a process of its own."""
-    if util.find_spec("triton") is None:
-        pytest.skip("no triton installed")
-    run = subprocess.run(
-        [sys.executable, __file__], check=True, text=True, capture_output=True,
-        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    found = json.loads(run.stdout)
+    found = run_interpreted(__file__)
     assert found["problem"] is None
     for worst, one in zip(found["worst"], CASES, strict=True):
         assert max(worst) < PRECISIONS["float32"], one
@@ -203,12 +195,18 @@ def test_a_machine_without_triton_says_so_once(
     assert capsys.readouterr().err.count("in float16 are cuDNN's: no triton installed") == 1
 
 
+def activated(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else F.silu(x + bias[:, None, None])
+
+
 def plain_kernels(factor: float) -> ModuleType:
     """In the place of the kernels' module; the weights' gradient is off by a factor."""
     found = ModuleType("plain")
     vars(found).update(
         triton=SimpleNamespace(TritonError=OSError),
-        convolve=lambda x, weight, _, stride, before: module.padded_convolution(x, weight, stride),
+        convolve=lambda x, weight, bias, stride, before: activated(
+            module.padded_convolution(x, weight, stride), bias
+        ),
         input_gradient=lambda grad, weight, size, stride, before: module._plain_input_gradient(
             grad, weight, size, stride
         ),

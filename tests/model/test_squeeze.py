@@ -3,14 +3,11 @@
 import copy
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import util
 from math import nan
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import jaxtyping
@@ -29,6 +26,7 @@ from rap.model.infer import PoseNetwork, folded
 from rap.model.precision import tf32_scope
 from rap.model.regressor import Regressor, build_regressor
 from rap.model.squeeze import kernel_problem, usable
+from tests.processes import run_interpreted
 
 FILTERS = [
     (3, 1, (2, 3), 33, 1), (3, 2, (21, 14), 8, 3), (5, 1, (7, 19), 40, 3), (5, 2, (9, 7), 8, 1),
@@ -144,13 +142,7 @@ def last(x: Tensor) -> Tensor:
 
 def test_interpreted_the_kernels_compute() -> None:
     """Where there is no GPU, Triton's interpreter runs them, in a process of its own."""
-    if util.find_spec("triton") is None:
-        pytest.skip("no triton installed")
-    run = subprocess.run(
-        [sys.executable, __file__], check=True, text=True, capture_output=True,
-        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    found = json.loads(run.stdout)
+    found = run_interpreted(__file__)
     assert found["problem"] is None
     for worst, one in zip(found["worst"], FILTERS + GATES, strict=True):
         assert max(worst) < PRECISIONS["float32"], one

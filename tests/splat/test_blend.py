@@ -3,12 +3,9 @@
 import importlib
 import json
 import math
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from importlib import util
-from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
@@ -24,6 +21,7 @@ from rap.splat.gaussians import Gaussians
 from rap.splat.render import gsplat_available, render
 from rap.splat.tuning import RenderTuning
 from rap.synthesis.drawing import tuning_of
+from tests.processes import run_interpreted
 
 CAMERA = Camera(180.0, 185.0, 98.0, 77.0, 203, 149)
 SMALL = Camera(30.0, 31.0, 17.0, 11.0, 35, 21)
@@ -175,14 +173,7 @@ INTERPRETED = [
 @pytest.mark.parametrize("antialiased", [True, False], ids=["antialiased", "classic"])
 def test_interpreted_the_kernel_draws_the_plain_picture(antialiased: bool) -> None:
     """Where there is no GPU, Triton's interpreter runs it, in a process of its own."""
-    if util.find_spec("triton") is None:
-        pytest.skip("no triton installed")
-    run = subprocess.run(
-        [sys.executable, __file__, str(int(antialiased))], check=True, text=True,
-        capture_output=True, env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    found = json.loads(run.stdout)
+    found = run_interpreted(__file__, str(int(antialiased)))
     assert found["problem"] is None
     for result, case in zip(found["results"], INTERPRETED, strict=True):
         assert result["mean_alpha"] > 0.01, case

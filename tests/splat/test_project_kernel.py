@@ -2,11 +2,7 @@
 
 import importlib
 import json
-import os
-import subprocess
 import sys
-from importlib import util
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +13,7 @@ from rap.camera import Camera
 from rap.splat import reference
 from rap.splat.gaussians import Gaussians
 from rap.splat.render import gsplat_available
+from tests.processes import run_interpreted
 
 CAMERA = Camera(30.0, 31.0, 17.0, 11.0, 35, 21)
 NUM, NUM_VIEWS, TILE = 150, 3, 8
@@ -89,13 +86,7 @@ def all_of(device: torch.device) -> list[dict[str, int]]:
 
 def test_interpreted_it_lists_what_the_plain_projection_sees() -> None:
     """Clips, near plane and antialiasing; in a process of its own, as Triton's interpreter is."""
-    if util.find_spec("triton") is None:
-        pytest.skip("no triton installed")
-    run = subprocess.run(
-        [sys.executable, __file__], check=True, text=True, capture_output=True,
-        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    check(json.loads(run.stdout))
+    check(run_interpreted(__file__))
 
 
 @pytest.mark.cuda
