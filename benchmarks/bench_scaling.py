@@ -66,7 +66,11 @@ def bench_scaling(
 
 def side_by_side(num: int, wanted: Wanted) -> Found:
     """What so many processes found; raises if one failed, or if they hold other weights."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num)]
+    logs = Path(wanted.out).with_name("ranks")  # without it a folder stays among temporary files
+    launcher = [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num),
+        "--log-dir", str(logs),
+    ]  # fmt: skip
     ranks = ["-m", "benchmarks.scaling_rank", json.dumps(vars(wanted))]
     package = Path(rap.__file__).parents[1]
     paths = os.pathsep.join(filter(None, [str(ROOT), str(package), os.environ.get("PYTHONPATH")]))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rap.evaluate import PoseErrors, pose_errors, predict
 from rap.export.details import ExportError
-from rap.export.stops import held
+from rap.export.stops import held, terminable
 from rap.model.checkpoint import Checkpoint
 from rap.model.infer import PoseNetwork
 from rap.model.precision import tf32_scope
@@ -92,7 +92,7 @@ def _locate(
 ) -> list[Float[Tensor, "_b 4 4"]]:
     # Of its own memory each: safetensors takes no views.
     named = {f"{n:06}": torch.empty(x.shape, dtype=x.dtype).copy_(x) for n, x in enumerate(batches)}
-    with tempfile.TemporaryDirectory(prefix="rap-export-") as name:
+    with terminable(), tempfile.TemporaryDirectory(prefix="rap-export-") as name:
         folder = Path(name)
         save_file(named, folder / IMAGES)
         happened = _run(_command(path, device, folder), folder, LIMIT_S)
@@ -132,11 +132,13 @@ def _run(command: Sequence[str], folder: Path, limit_s: float) -> str:
     """Run to the end; what went wrong, or nothing. The process does not outlive this call."""
     # What we import, it finds: from an installation or a tree, wherever it was started.
     found = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    # What torch unpacks and a crash leaves goes with the folder.
+    environment = os.environ | {"PYTHONPATH": found, "TMPDIR": str(folder)}
     said = folder / "stderr.txt"
     with said.open("wb") as stderr, held() as stops:
         process = subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": found}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=stderr, start_new_session=True,
         )  # fmt: skip
         try:
             code = _wait(process, limit_s, stops)

@@ -54,7 +54,7 @@ def export(
     if calibration is None:
         _write_onnx(network, path, details)
         return details
-    with tempfile.TemporaryDirectory() as folder:
+    with terminable(), tempfile.TemporaryDirectory(prefix="rap-export-") as folder:
         full = Path(folder) / "fp32.onnx"
         _write_onnx(network.cpu(), full, details)
         quantise(full, path, calibration)

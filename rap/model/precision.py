@@ -32,12 +32,10 @@ def precision_scope(precision: Precision, device: torch.device) -> Iterator[None
 
     `fp32` is really fp32: TensorFloat-32 and any outer autocast are off. `tf32` allows
     TensorFloat-32 in matrix products and convolutions; `bf16` and `fp16` are autocast, and what
-    stays fp32 under them is without TensorFloat-32. `tf32` and `fp16` on the CPU raise ConfigError.
+    stays fp32 under them is without TensorFloat-32. `tf32` on the CPU raises ConfigError.
     """
-    if device.type != "cuda" and precision in ("tf32", "fp16"):
-        raise ConfigError(
-            f"train.precision = {precision!r} needs a CUDA device, not {device}; use fp32 or bf16"
-        )
+    if device.type != "cuda" and precision == "tf32":
+        raise ConfigError(f"train.precision = 'tf32' needs a CUDA device, not {device}; use fp32")
     dtype = AUTOCAST_DTYPES.get(precision)
     with (
         tf32_scope(precision),

@@ -37,7 +37,7 @@ LARGE_BYTES = 2**20
 AS_ON_A_CPU: dict[Precision, Precision] = {
     "fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "bf16",
 }  # fmt: skip
-"""A precision that a CPU can run, with tensors as large."""
+"""What runs on shapes alone, with tensors as large: fp16's scaler reads one."""
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,8 @@ def test_without_a_gpu_nothing_is_recorded(
 
 def test_what_the_device_cannot_do_is_refused(checkpoint: Checkpoint) -> None:
     """Before any work, with what is accepted."""
-    with pytest.raises(ConfigError, match=r"^precision = 'fp16' needs a CUDA device"):
-        Localizer(checkpoint.regressor, checkpoint.camera, "fp16")
+    with pytest.raises(ConfigError, match=r"^precision = 'tf32' needs a CUDA device"):
+        Localizer(checkpoint.regressor, checkpoint.camera, "tf32")
 
 
 @pytest.mark.parametrize("num_workers", [0, 3])

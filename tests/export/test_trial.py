@@ -134,6 +134,26 @@ def test_a_stop_ends_it_too(number: signal.Signals, stand: Stand, tmp_path: Path
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("end", ["stopped", "crashed"])
+def test_nothing_stays_among_temporary_files(
+    end: str, number: signal.Signals, stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither our folder where we are stopped, nor what torch has unpacked where its code fails."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    first = f"os.kill(os.getppid(), {int(number)})" if end == "stopped" else ""
+    last = SLEEP if end == "stopped" else f"os.kill(os.getpid(), {int(number)})"
+    stand(f"Path(os.environ['TMPDIR'], 'unpacked').mkdir()\n{first}\n{last}")
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit if end == "stopped" else ExportError):
+            locate_apart(tmp_path / "net.pt2", BATCHES, CPU)
+    finally:
+        signal.signal(number, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stopped_export_leaves_nothing(
     stand: Stand, package: None, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rap.camera import Camera
-from rap.config import ModelConfig
+from rap.config import ModelConfig, Precision
 from rap.model.infer import PoseNetwork, folded, folded_trunk
-from rap.model.precision import tf32_scope
+from rap.model.precision import precision_scope, tf32_scope
 from rap.model.regressor import Regressor, build_regressor
 from rap.model.transformer import EncoderLayer
 
@@ -83,17 +83,18 @@ def test_nothing_is_left_to_normalise() -> None:
     assert not network.training
 
 
-def test_half_precision_is_that_of_autocast(device: torch.device) -> None:
-    """bf16 weights without autocast do the arithmetic that training does under it.
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_that_of_autocast(precision: Precision, device: torch.device) -> None:
+    """Halved weights without autocast do the arithmetic that training does under it.
 
-    Folding moves roundings, so the poses differ, by less than bf16 itself costs.
+    Folding moves roundings, so the poses differ, by less than the precision itself costs.
     """
     regressor = trained().to(device)
     images = photographs(16).to(device)
-    network = PoseNetwork(regressor, CAMERA, "bf16")
+    network = PoseNetwork(regressor, CAMERA, precision)
     with torch.no_grad(), tf32_scope("fp32"):
         exact = regressor(images / 255).world_from_camera
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with precision_scope(precision, device):
             plain = regressor(images / 255).world_from_camera
         found = network(images)
     assert found.dtype == torch.float32

@@ -51,10 +51,13 @@ def test_settings_are_restored_after_an_error(outside: Flags) -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_bf16_computes_products_in_bf16() -> None:
-    """Matrix products inside the scope are bfloat16, outside float32."""
-    with precision_scope("bf16", CPU):
-        assert product(CPU).dtype == torch.bfloat16
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_half_precision_is_that_of_its_name(precision: Precision, dtype: torch.dtype) -> None:
+    """Matrix products inside the scope are half precision, outside float32."""
+    with precision_scope(precision, CPU):
+        assert product(CPU).dtype == dtype
     assert product(CPU).dtype == torch.float32
 
 
@@ -66,12 +69,11 @@ def test_fp32_turns_an_outer_autocast_off() -> None:
         assert product(CPU).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("precision", ["fp16", "tf32"])
-def test_precision_that_the_cpu_lacks_is_refused(precision: Precision) -> None:
+def test_precision_that_the_cpu_lacks_is_refused() -> None:
     """Rather than measure fp32 under another name."""
     with (
-        pytest.raises(ConfigError, match=f"'{precision}' needs a CUDA device, not cpu"),
-        precision_scope(precision, CPU),
+        pytest.raises(ConfigError, match="'tf32' needs a CUDA device, not cpu"),
+        precision_scope("tf32", CPU),
     ):
         pass
 

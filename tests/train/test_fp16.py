@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rap.config import Config, LossWeights, Precision
-from rap.model.precision import precision_scope
+from rap.config import Config, LossWeights
 from rap.model.regressor import build_regressor
 from rap.train import step
 from rap.train.batches import Batch
@@ -21,18 +20,6 @@ from rap.train.step import INITIAL_SCALE, Learner, build_learner, optimise
 
 CPU = torch.device("cpu")
 OVERFLOWING = 2.0**24
-
-
-@pytest.fixture(autouse=True)
-def half_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps in fp16 on the CPU, too, where users are refused it: slow there, but the same."""
-
-    def scope(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-        if precision == "fp16" and device.type == "cpu":
-            return torch.autocast("cpu", torch.float16)
-        return precision_scope(precision, device)
-
-    monkeypatch.setattr(step, "precision_scope", scope)
 
 
 def in_fp16(config: Config, **train: Any) -> Config:  # noqa: ANN401 (any setting)

@@ -234,7 +234,7 @@ def test_a_diverged_run_says_so_and_scores_nothing(
     ("part", "changes", "named"),
     [
         ("model", {"dim": 33}, "model.dim = 33"),
-        ("train", {"precision": "fp16"}, "fp16"),
+        ("train", {"precision": "tf32"}, "tf32"),
         ("train", {"validation_fraction": 0.0, "schedule": "plateau"}, "holds none of 10"),
         ("train", {"validation_fraction": 0.0, "patience": 3}, "holds none of 10"),
         ("model", {"batch_norm": "frozen"}, "pretrained"),

@@ -23,7 +23,10 @@ SETTINGS = {
 
 def command(run: Path, *options: str, program: Sequence[str] = ("-m", "rap")) -> list[str]:
     """Two processes of `rap train` on the room, started by torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    launcher = [
+        "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
+        "--log-dir", str(run.with_name("ranks")),  # else a folder stays among temporary files
+    ]  # fmt: skip
     settings = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
     training = [*program, "train", "room", "-o", str(run), "--device", "cpu", *settings]
     return [sys.executable, *launcher, *training, *options]
