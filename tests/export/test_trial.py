@@ -134,23 +134,25 @@ def test_a_stop_ends_it_too(number: signal.Signals, stand: Stand, tmp_path: Path
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("end", ["stopped", "crashed"])
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [(f"os.kill(os.getppid(), signal.SIGTERM)\n{SLEEP}", SystemExit), (SEGFAULT, ExportError)],
+    ids=["stopped", "crashed"],
+)
 def test_nothing_stays_among_temporary_files(
-    end: str, number: signal.Signals, stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    code: str, raised: type[BaseException], stand: Stand, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Neither our folder where we are stopped, nor what torch has unpacked where its code fails."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    first = f"os.kill(os.getppid(), {int(number)})" if end == "stopped" else ""
-    last = SLEEP if end == "stopped" else f"os.kill(os.getpid(), {int(number)})"
-    stand(f"Path(os.environ['TMPDIR'], 'unpacked').mkdir()\n{first}\n{last}")
-    before = signal.signal(number, signal.SIG_DFL)
+    stand(f"Path(os.environ['TMPDIR'], 'unpacked').mkdir()\n{code}")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        with pytest.raises(SystemExit if end == "stopped" else ExportError):
+        with pytest.raises(raised):
             locate_apart(tmp_path / "net.pt2", BATCHES, CPU)
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGTERM, before)
     assert not list(tmp_path.iterdir())
 
 
