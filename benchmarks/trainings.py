@@ -9,7 +9,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 import rap
+from benchmarks.harness.children import passing_folder
 from rap import config as settings
 from rap import log
 from rap.config import Config, ConfigError
@@ -182,8 +182,8 @@ def _probe_phase(setting: Setting, config: Config) -> Pace:
     period = max(2, config.views.refresh_epochs)
     num = PROBE_PERIODS * period
     changes = {"train.epochs": num, "train.validate_every": num, "train.save_every": num}
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "probe"
+    with passing_folder("benchmarks-") as folder:
+        run = folder / "probe"
         _train(setting, changed(config, changes), run)
         records = records_of(run)[-period:]
     seconds = sum(record["seconds"] for record in records)
@@ -283,10 +283,13 @@ def shard_of(text: str, num: int) -> range:
 
 
 def ended(name: str, work: Callable[[], None]) -> int:
-    """The exit code of a table's command: 2, and one line, for what cannot be done."""
+    """The exit code of a table's command: 2, and one line, for what cannot be done; 130: Ctrl-C."""
     try:
         work()
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"python -m benchmarks.{name}: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"python -m benchmarks.{name}: stopped; the same command goes on\n")
+        return 130
     return 0

@@ -1,6 +1,7 @@
 """The table of schedules: rows differ as they say, end, go on, and are read from their logs."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,26 @@ def test_the_pace_is_that_of_a_real_probe(scene: Scene, changes: dict[str, objec
     cpu = pick_device("cpu")
     pace = probe(Setting(scene, config, splat(scene, 200, 0, cpu), cpu), config)
     assert pace.seconds_per_epoch * pace.images_per_s == pytest.approx(36, rel=0.05)
+
+
+def test_a_stopped_probe_leaves_nothing(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run lies among temporary files, and is as large as any other."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = sorted(tmp_path.iterdir())
+
+    def stopped(_setting: Setting, _config: Config, run: Path) -> None:
+        run.mkdir()
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainings, "_train", stopped)
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert schedules.main([*tiny, "--only", "base"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_pace_weighs_phases_by_their_shares(
