@@ -1,6 +1,7 @@
 """What recordings share: one stream, and errors that say what began them."""
 
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -52,16 +53,13 @@ def test_out_of_memory_is_found_below() -> None:
 def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
     """The devices of all streams that are made, by a stand-in where there is no GPU."""
     made: list[torch.device] = []
+    real = torch.cuda.Stream
 
-    class Stream(torch.cuda.Stream):
-        def __new__(cls, device: torch.device) -> "Stream":
-            made.append(device)
-            return object.__new__(cls)
+    def stream(device: torch.device) -> Mock:
+        made.append(device)
+        return Mock(spec=real)
 
-        def __init__(self, device: torch.device) -> None:
-            pass
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
     recording.side_stream.cache_clear()
     yield made
     recording.side_stream.cache_clear()
