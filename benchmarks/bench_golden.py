@@ -6,7 +6,7 @@ Not timed to be gated: one call each. A deviation is a wrong answer, and red wha
 import pytest
 import torch
 
-from benchmarks import frozen
+from benchmarks import frozen, frozen_views
 from benchmarks.bench_views import misplaced
 from benchmarks.harness import Measure, Result, axis
 from rap.config import Precision, ViewsConfig
@@ -61,7 +61,10 @@ def bench_golden_step(measure: Measure, device: torch.device) -> None:
 
 
 def bench_golden_views(measure: Measure, device: torch.device) -> None:
-    """After a second refresh the bank holds what is seen at its poses: none is read too early."""
+    """After a second refresh the bank holds what is seen at its poses: none is read too early.
+
+    Then, unmeasured, whether a training's views lie as far from their photographs as they should.
+    """
     cloud = frozen.gaussians(torch.float32, device)
     anchors = anchors_of(frozen.poses().float().to(device), 0.5)
     empty = torch.zeros(8, 3, frozen.CAMERA.height, frozen.CAMERA.width, dtype=torch.uint8)
@@ -84,3 +87,5 @@ def bench_golden_views(measure: Measure, device: torch.device) -> None:
     result.check(off <= 1, f"the bank's images differ by {off} from what its poses see")
     for ok, message in misplaced(bank.poses, anchors, config):
         result.check(ok, message)
+    wrong = frozen_views.beyond_the_law(frozen_views.drawn_shares(device))
+    result.check(not wrong, f"shares of views are off the law of their draw: {', '.join(wrong)}")

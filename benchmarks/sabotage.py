@@ -5,6 +5,7 @@
 `weights=K` adds noise of K % to the weights of every network that is evaluated; `drop=TERM` keeps a
 loss term in the log and out of the gradient; `late_views` skips the synchronisation between drawing
 a view and reading it: the poses in the bank are new, the pictures those of the refresh before.
+`reach=K` has views lie and turn K % as far from their photographs as asked; 0: exactly at them.
 `idle=PART` leaves out what moves the network, its discriminator or its average; `parts=last` has
 the gradients of all micro-batches but the last forgotten, `parts=sum` has them added up instead of
 averaged; `keep` saves every activation in spite of `train.checkpointing`.
@@ -24,6 +25,7 @@ from benchmarks.harness.faults import FaultError
 from rap.config import Config
 from rap.data.images import ImageBank
 from rap.model.regressor import Prediction, Regressor
+from rap.synthesis import views
 from rap.train import step
 
 SEED = 5
@@ -35,15 +37,15 @@ Patch = AbstractContextManager[object]
 def sabotage(name: str) -> AbstractContextManager[object]:
     """The fault of this name, for as long as the context lasts; FaultError for an unknown one."""
     kind, _, value = name.partition("=")
-    if kind == "weights" and value.replace(".", "", 1).isdigit():
-        return _weights(float(value) / 100)
+    if kind in BY_PERCENT and value.replace(".", "", 1).isdigit():
+        return BY_PERCENT[kind](float(value) / 100)
     if kind == "drop" and value in TERMS:
         return _drop(value)
     if name in PLAIN:
         return PLAIN[name]()
     raise FaultError(
-        f"code:{name} is no fault of this suite; accepted are code:weights=K (percent), "
-        f"code:drop=TERM (one of {', '.join(TERMS)}), code:" + ", code:".join(PLAIN)
+        f"code:{name} is no fault of this suite; accepted are code:weights=K, code:reach=K "
+        f"(percent), code:drop=TERM (one of {', '.join(TERMS)}), code:" + ", code:".join(PLAIN)
     )
 
 
@@ -161,6 +163,17 @@ def _late_views() -> Iterator[None]:
         yield
 
 
+def _reach(share: float) -> Patch:
+    original: Callable[..., Tensor] = views.sample_poses
+
+    def sample_poses(near: Tensor, **given: Any) -> Tensor:  # noqa: ANN401 (passed on)
+        limits = {name: share * given[name] for name in ("translation_m", "rotation_deg")}
+        return original(near, **(given | limits))
+
+    return mock.patch.object(views, "sample_poses", sample_poses)
+
+
+BY_PERCENT: dict[str, Callable[[float], Patch]] = {"weights": _weights, "reach": _reach}
 PLAIN: dict[str, Callable[[], Patch]] = {
     "late_views": _late_views, "drop=adversarial": _drop_adversarial, "idle=network": _idle_network,
     "idle=discriminator": _idle_discriminator, "idle=average": _idle_average,

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 import torch
 
-from benchmarks import frozen
+from benchmarks import frozen, frozen_views
 from benchmarks.harness.faults import VARIABLE, FaultError
 from benchmarks.sabotage import sabotage
 from rap.data.images import ImageBank
@@ -116,8 +116,16 @@ def test_late_views_have_new_poses_and_old_pictures() -> None:
     assert int(bank.images.max()) == 2
 
 
+def test_views_too_near_to_their_photographs_are_off_the_law() -> None:
+    """By a tenth: trainings of the room learn as well from views that lie at the photographs."""
+    with sabotage("reach=90"):
+        off = frozen_views.beyond_the_law(frozen_views.drawn_shares(CPU))
+    assert [name.split()[0] for name in off] == ["shifts", "turns"]
+    assert not frozen_views.beyond_the_law(frozen_views.drawn_shares(CPU))
+
+
 @pytest.mark.parametrize(
-    "name", ["typo", "weights=much", "drop=rotation", "late_views=1", "idle=all"]
+    "name", ["typo", "weights=much", "reach=far", "drop=rotation", "late_views=1", "idle=all"]
 )
 def test_unknown_fault_is_refused(name: str) -> None:
     """A run without the fault that was meant would prove nothing."""
@@ -137,6 +145,7 @@ def test_unknown_fault_is_refused(name: str) -> None:
         ("code:idle=network", {"step"}),
         ("code:idle=average", {"step"}),
         ("code:late_views", {"views"}),
+        ("code:reach=90", {"views"}),
         ("answer@golden_render", {"render"}),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.harness.known import parsed
 from benchmarks.harness.trees import TreeError
 
-GOLDENS = ("goldens.json", "frozen.py", "plain.py")
+GOLDENS = ("goldens.json", "frozen.py", "frozen_views.py", "plain.py")
 """Numbers, frozen inputs with their tolerances, plain float64 twins; all in `benchmarks/`."""
 HEADING = "\n\n# What only the head defines.\n"
 
