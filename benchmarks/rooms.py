@@ -37,12 +37,12 @@ def room(spec: RoomSpec, folder: Path = FOLDER) -> Scene:
     path = folder / f"{_key(spec)}.safetensors"
     try:
         return _read(path)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, RuntimeError):  # torch's own: the file has just been removed
         drawn = make(spec)
     try:
         _keep(drawn, path)
     except (OSError, SafetensorError) as error:
-        log.warn(f"{path}: the room is not kept, so each process draws it: {error}")
+        log.info(f"{path}: the room is not kept, so each process draws it: {error}")
     return drawn
 
 

@@ -1,6 +1,7 @@
 """The room of the benchmarks is drawn once and then read: the same one, or it is drawn again."""
 
 import os
+import resource
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from benchmarks import rooms
 from benchmarks.harness.subject import Subject
+from rap import log
 from rap.data.room import RoomSpec, make
 from rap.scene import Frame, Points, Scene
 
@@ -95,6 +97,62 @@ def test_folder_that_cannot_be_written_stops_nothing(
     assert same(rooms.room(SPEC, folder), rooms.room(SPEC, folder))
     assert len(drawings) == 2
     assert capsys.readouterr().err.count("not kept") == 2
+
+
+def test_full_disk_stops_nothing(
+    drawings: list[RoomSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was half written is removed, and never read."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        drawn = rooms.room(SPEC, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "not kept" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert same(rooms.room(SPEC, tmp_path), drawn)
+    assert len(drawings) == 2
+
+
+def test_two_processes_keep_the_same_room(
+    drawings: list[RoomSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one has half written the other neither reads nor removes."""
+    write = rooms._write
+
+    def interrupted(scene: Scene, path: Path) -> None:
+        write(scene, path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:1000])
+        with monkeypatch.context() as other:
+            other.setattr(log.os, "getpid", os.getppid)
+            other.setattr(rooms, "_write", write)
+            assert same(rooms.room(SPEC, tmp_path), scene)
+        with path.open("ab") as file:
+            file.write(whole[1000:])
+
+    monkeypatch.setattr(rooms, "_write", interrupted)
+    drawn = rooms.room(SPEC, tmp_path)
+    assert same(rooms.room(SPEC, tmp_path), drawn)
+    assert len(drawings) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_file_that_is_removed_while_it_is_read_is_drawn_again(
+    drawings: list[RoomSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is opened twice, and another process may remove it between the two."""
+    rooms.room(SPEC, tmp_path)
+    map_file = torch.UntypedStorage.from_file
+
+    def removed(filename: str, *given: object, **named: object) -> object:
+        Path(filename).unlink()
+        return map_file(filename, *given, **named)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", removed)
+    rooms.room(SPEC, tmp_path)
+    assert len(drawings) == 2
 
 
 @pytest.mark.usefixtures("drawings")

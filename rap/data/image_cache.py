@@ -38,7 +38,8 @@ def load(path: Path, shape: tuple[int, int, int, int]) -> UInt8[Tensor, "n 3 h w
         with safe_open(path, framework="pt") as file:
             images = file.get_tensor("images").clone()
             expected = (file.metadata() or {}).get("crc32")
-    except (SafetensorError, OSError) as error:
+    # RuntimeError is torch's, which opens the file anew: it has just been removed.
+    except (SafetensorError, OSError, RuntimeError) as error:
         log.warn(f"{path}: damaged cache entry ({error}); decoding again")
         return None
     if images.dtype != torch.uint8 or images.shape != shape or _checksum(images) != expected:

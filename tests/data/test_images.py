@@ -202,6 +202,22 @@ def test_damaged_cache_entry_is_made_again_with_one_warning(
     assert len(warnings) == 1
 
 
+def test_cache_entry_that_is_removed_while_it_is_read_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be deleted at any time, also between the two times that a file is opened."""
+    frames, cache = random_frames(1, tmp_path), tmp_path / "cache"
+    first = decode(frames, CAMERA, 0, cache)
+    map_file = torch.UntypedStorage.from_file
+
+    def removed(filename: str, *given: object, **named: object) -> object:
+        Path(filename).unlink()
+        return map_file(filename, *given, **named)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", removed)
+    assert torch.equal(decode(frames, CAMERA, 0, cache), first)
+
+
 def test_cache_folder_that_cannot_be_written_only_warns(
     tmp_path: Path, warnings: list[str]
 ) -> None:
