@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,12 @@ def check_size(path: Path, camera: Camera, size: Sequence[object]) -> None:
 
 
 def need(package: str, purpose: str) -> ModuleType:
-    """An optional package; ExportError with the command that installs it."""
+    """An optional package; ExportError with the command that installs it.
+
+    ONNX Runtime reports its use to its maker unless the environment says otherwise when it is first
+    imported (1.30 to 1.32 at least), and keeps a number of this machine: not for what we start.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(package)
     except ImportError as error:

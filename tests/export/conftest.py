@@ -1,6 +1,7 @@
 """A small trained-like network, and the files it is exported to, once for all tests."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from rap.config import ModelConfig
 from rap.export import export
 from rap.model.checkpoint import Checkpoint
 from rap.model.regressor import build_regressor
+
+# Tests import ONNX Runtime themselves, too: as `details.need` does.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CAMERA = Camera(28.0, 28.0, 16.0, 12.0, 32, 24)
 TINY = ModelConfig(

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,7 @@ from rap.model.checkpoint import Checkpoint, save
 from rap.model.infer import PoseNetwork
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 RUN_ONNX = """
 import sys, json
@@ -92,6 +94,19 @@ def test_onnx_runtime_takes_torchs_threads(
     load_artifact(onnx_file, CPU)
     options = session.call_args.args[1]
     assert options.intra_op_num_threads == torch.get_num_threads()
+
+
+@pytest.mark.slow
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """And leaves no number of this machine at home: both begin where it is imported."""
+    pytest.importorskip("onnxruntime")
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "from rap.export.details import need; need('onnxruntime', 'a test')"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT,
+        env=kept | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_norm_is_left_in_the_file(onnx_file: Path) -> None:
