@@ -249,3 +249,14 @@ def write_cambridge_published(root: Path, focal: float = 42.0) -> None:
     ]
     lines = ["NVM_V3 ", "", str(len(cameras)), *cameras, "", str(len(points)), *points, "", "0"]
     (root / "reconstruction.nvm").write_text("\n".join(lines) + "\n")
+
+
+def random_frames(num: int, folder: Path, size: tuple[int, int] = (20, 12)) -> list[Frame]:
+    """Frames of random pixels in lossless files."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for index in range(num):
+        path = folder / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+        frames.append(Frame(str(index), torch.eye(4, dtype=torch.float64), path))
+    return frames
