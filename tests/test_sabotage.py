@@ -117,7 +117,7 @@ def test_late_views_have_new_poses_and_old_pictures() -> None:
 
 
 def test_views_too_near_to_their_photographs_are_off_the_law() -> None:
-    """By a tenth: trainings of the room learn as well from views that lie at the photographs."""
+    """By a tenth; short trainings can hardly tell, even where views lie at the photographs."""
     with sabotage("reach=90"):
         off = frozen_views.beyond_the_law(frozen_views.drawn_shares(CPU))
     assert [name.split()[0] for name in off] == ["shifts", "turns"]
