@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from rap.config import ConfigError
 from rap.model.activation import norm_silu
-from rap.model.depthwise import depthwise, depthwise_silu, same_convolution
+from rap.model.depthwise import depthwise, depthwise_silu, exporting, same_convolution
 from rap.model.recompute import cheap_again, recomputed
 from rap.model.squeeze import squeezed_projection, usable
 
@@ -95,7 +95,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.shape[2] == x.shape[3] == 1:
         return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    if not channels_last or torch.compiler.is_exporting():
+    if not channels_last or exporting():
         return F.conv2d(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 

@@ -49,10 +49,15 @@ def same_convolution(conv: nn.Conv2d, images: Map) -> Float[Tensor, "b d h2 w2"]
     return conv(images)
 
 
+def exporting() -> bool:
+    """Whether a file is being made; torch 2.11's compiler says so of all that it compiles."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def usable(conv: nn.Conv2d, x: Map) -> bool:
     """Whether our operator is for it; exported files keep torch's own, which others know."""
     return (
-        x.is_cuda and not torch.compiler.is_exporting() and conv.kernel_size[0] in KERNELS
+        x.is_cuda and not exporting() and conv.kernel_size[0] in KERNELS
         and x.is_contiguous(memory_format=torch.channels_last) and 0 < x.numel() < _MOST
         and min(x.shape[2:]) >= conv.stride[0] and x.dtype != torch.float64
     )  # fmt: skip

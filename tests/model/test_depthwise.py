@@ -4,7 +4,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import util
 from math import nan
 from types import ModuleType, SimpleNamespace
@@ -18,7 +18,13 @@ from torch.nn import functional as F
 from rap import kernels
 from rap.model import depthwise as module
 from rap.model.backbone import EfficientNetTrunk
-from rap.model.depthwise import depthwise, depthwise_silu, kernel_problem, same_convolution
+from rap.model.depthwise import (
+    depthwise,
+    depthwise_silu,
+    exporting,
+    kernel_problem,
+    same_convolution,
+)
 from tests.processes import run_interpreted
 
 CASES = [
@@ -259,6 +265,33 @@ def test_a_trunk_trains_alike(
 
 
 @pytest.mark.slow
+def test_the_compiler_makes_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 says of all that it compiles that it is exported: no kernel of ours ever ran."""
+
+    def answer(x: Tensor) -> Tensor:
+        return x + (2 if exporting() else 1)
+
+    assert int(torch.compile(answer, backend="eager", fullgraph=True)(torch.zeros(()))) == 1
+    assert (
+        int(torch.export.export(_Said(answer), (torch.zeros(()),)).module()(torch.zeros(()))) == 2
+    )
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert exporting()
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
+    assert not exporting()
+
+
+class _Said(nn.Module):
+    """A function as a module, which an export wants."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def test_a_compiled_trunk_keeps_the_operator(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
