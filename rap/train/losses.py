@@ -81,15 +81,13 @@ def vicreg(a: Features, b: Features) -> Scalar:
     """
     if a.shape[1] < 2:
         raise ValueError("vicreg needs at least two images, since it compares across the batch")
-    variance = covariance = a.new_zeros(())
-    for features in (a, b):
-        pooled = features.mean(dim=(-2, -1))
-        std = torch.sqrt(pooled.var(dim=1) + 1e-4)
-        variance = variance + F.relu(1 - std).mean()
-        centred = pooled - pooled.mean(dim=1, keepdim=True)
-        matrix = centred.mT @ centred / (pooled.shape[1] - 1)
-        off_diagonal = matrix.square().sum() - matrix.diagonal(dim1=-2, dim2=-1).square().sum()
-        covariance = covariance + off_diagonal / (pooled.shape[-1] * pooled.shape[0])
+    pooled = torch.stack([a.mean(dim=(-2, -1)), b.mean(dim=(-2, -1))])
+    std = torch.sqrt(pooled.var(dim=2) + 1e-4)
+    variance = F.relu(1 - std).mean(dim=(1, 2)).sum()
+    centred = pooled - pooled.mean(dim=2, keepdim=True)
+    matrix = centred.mT @ centred / (a.shape[1] - 1)
+    off_diagonal = matrix.square().sum() - matrix.diagonal(dim1=-2, dim2=-1).square().sum()
+    covariance = off_diagonal / (a.shape[2] * a.shape[0])
     return 25 * F.mse_loss(a, b) + 25 * variance + covariance
 
 
