@@ -5,6 +5,8 @@ input: an eighth of all that a training step keeps. A compiler finds that by its
 the plain form.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,30 @@ def norm_silu(norm: nn.Module, x: Map) -> Map:
         x, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.training,
         norm.momentum, norm.eps,
     )  # fmt: skip
+
+
+@contextmanager
+def counted_at_once(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """Count one more batch for every BatchNorm that learns; passes inside leave the counts alone.
+
+    They are a number each, and adding one to it a kernel.
+    """
+    norms = [
+        module
+        for part in parts
+        for module in part.modules()
+        if isinstance(module, nn.BatchNorm2d) and module.training and module.momentum is not None
+    ]
+    counts = [norm.num_batches_tracked for norm in norms]
+    if known := [count for count in counts if count is not None]:
+        torch._foreach_add_(known, 1)
+    for norm in norms:
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, count in zip(norms, counts, strict=True):
+            norm.num_batches_tracked = count
 
 
 class _NormSilu(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rap.config import Config, FeatureLoss, LossWeights, TrainConfig
+from rap.model.activation import counted_at_once
 from rap.model.discriminator import Discriminator, build_discriminator
 from rap.model.halves import collect_gradients, half_weights
 from rap.model.precision import AUTOCAST_DTYPES, precision_scope, tf32_scope
@@ -172,13 +173,19 @@ def _accumulate(learner: Learner, batch: Batch, config: Config) -> Terms:
     for index, part in enumerate(micro_batches(batch, num)):
         with precision_scope(config.train.precision, batch.images.device):
             terms = loss_terms(learner, part, config, last=index == num - 1, halves=halves)
-        weighted = [getattr(config.weights, name) * value for name, value in terms.items()]
-        learner.scaler.scale(torch.stack(weighted).sum() / num).backward()
+        weighted = [_times(getattr(config.weights, name), term) for name, term in terms.items()]
+        total = torch.stack(weighted).sum()
+        learner.scaler.scale(total if num == 1 else total / num).backward()
         collect_gradients(learner.regressor, halves)
         for name, value in terms.items():
             mean = value.detach() if num == 1 else value.detach() / num
             sums[name] = sums[name] + mean if name in sums else mean
     return sums
+
+
+def _times(factor: float, term: Tensor) -> Tensor:
+    """A product; one with 1 would be two kernels for nothing."""
+    return term if factor == 1 else factor * term
 
 
 def _parts_used(learner: Learner, batch: Batch, config: Config) -> list[nn.Module]:
@@ -224,10 +231,12 @@ def loss_terms(
     One forward pass over all images equals one per kind of image where BatchNorm is frozen. Live
     BatchNorm then takes its statistics over photographs, renderings and views together.
     """
-    terms, features = learner.compare(
-        learner.regressor, learner.pose_loss, batch.images, batch.world_from_camera,
-        batch.sizes, config.weights, config.train.feature_loss, halves or {}, batch.are_features,
-    )  # fmt: skip
+    with counted_at_once(_parts_used(learner, batch, config)):
+        terms, features = learner.compare(
+            learner.regressor, learner.pose_loss, batch.images, batch.world_from_camera,
+            batch.sizes, config.weights, config.train.feature_loss, halves or {},
+            batch.are_features,
+        )  # fmt: skip
     if config.weights.adversarial:
         assert features is not None
         real, rendered = features.chunk(2, dim=1)
@@ -294,11 +303,12 @@ def train_discriminator(
     assert optimizer is not None
     discriminator.requires_grad_(True)
     # One call on both domains: half the launches, the same scores (GroupNorm is per image).
-    images = torch.cat([real.flatten(0, 1), rendered.flatten(0, 1)]).detach().float()
+    # Level by level: flattened halves of the batch would be copied before they are put together.
+    images = torch.cat([*real, *rendered]).detach().float()
     # Always fp32: its gradients are below what fp16 can hold, and it is small.
     with torch.autocast(images.device.type, enabled=False):
         loss = discriminator_loss(*discriminator(images).chunk(2))
-    (loss * share).backward()
+    _times(share, loss).backward()
     if last:
         learner.ranks.average_gradients(optimizer)
         optimizer.step()

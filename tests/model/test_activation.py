@@ -1,11 +1,13 @@
 """BatchNorm and SiLU in one step: values, gradients and statistics of two, in less memory."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rap.model.activation import norm_silu
+from rap.model.activation import counted_at_once, norm_silu
 
 SHAPE = (6, 16, 9, 7)
 
@@ -100,3 +102,34 @@ def test_calibration_averages_over_all_batches() -> None:
     assert norm.running_mean is not None
     want = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
     torch.testing.assert_close(norm.running_mean, want)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batches_are_counted_once(momentum: float | None) -> None:
+    """As each norm counts for itself; without momentum the count is needed in the pass itself."""
+    norms = nn.Sequential(
+        nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3, track_running_stats=False),
+        nn.BatchNorm2d(3).eval(), nn.BatchNorm2d(3),
+    )  # fmt: skip
+    alone, x = copy.deepcopy(norms), torch.randn(4, 3, 2, 2)
+    for _ in range(3):
+        with counted_at_once([norms]):
+            found = norms(x)
+        assert torch.equal(found, alone(x))
+    assert norms.state_dict().keys() == alone.state_dict().keys()
+    for name, value in alone.state_dict().items():
+        assert torch.equal(norms.state_dict()[name], value), name
+    assert [int(n.num_batches_tracked or 0) for n in norms if isinstance(n, nn.BatchNorm2d)] == [
+        3,
+        0,
+        0,
+        3,
+    ]
+
+
+def test_counts_are_back_after_an_error() -> None:
+    """A state that is written afterwards has them."""
+    norm = nn.BatchNorm2d(3)
+    with pytest.raises(KeyError), counted_at_once([norm]):
+        raise KeyError
+    assert norm.num_batches_tracked is not None
