@@ -99,6 +99,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[int, int, tuple[int, 
     kernel_problem.cache_clear()
 
 
+@pytest.mark.slow
 def test_interpreted_the_kernels_convolve() -> None:
     """Where there is no GPU, Triton's interpreter runs them, in a process of its own."""
     found = run_interpreted(__file__)

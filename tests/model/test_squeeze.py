@@ -140,6 +140,7 @@ def last(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_interpreted_the_kernels_compute() -> None:
     """Where there is no GPU, Triton's interpreter runs them, in a process of its own."""
     found = run_interpreted(__file__)

@@ -171,6 +171,7 @@ INTERPRETED = [
 
 
 @pytest.mark.parametrize("antialiased", [True, False], ids=["antialiased", "classic"])
+@pytest.mark.slow
 def test_interpreted_the_kernel_draws_the_plain_picture(antialiased: bool) -> None:
     """Where there is no GPU, Triton's interpreter runs it, in a process of its own."""
     found = run_interpreted(__file__, str(int(antialiased)))

@@ -84,6 +84,7 @@ def all_of(device: torch.device) -> list[dict[str, int]]:
             for clip in CLIPS]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_interpreted_it_lists_what_the_plain_projection_sees() -> None:
     """Clips, near plane and antialiasing; in a process of its own, as Triton's interpreter is."""
     check(run_interpreted(__file__))
