@@ -34,7 +34,7 @@ BLOCK_BYTES = 512
 """What the allocator rounds up to."""
 LARGE_BYTES = 2**20
 """Above it, the end of a block stays unused where it is smaller than this."""
-AS_ON_A_CPU: dict[Precision, Precision] = {
+ON_SHAPES: dict[Precision, Precision] = {
     "fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "bf16",
 }  # fmt: skip
 """What runs on shapes alone, with tensors as large: fp16's scaler reads one."""
@@ -84,7 +84,7 @@ def footprint(config: Config, height: int, width: int, frozen: bool = False) -> 
     plain = Config(model=config.model, weights=config.weights, views=config.views)
     train = replace(
         plain.train, batch_size=config.train.batch_size, micro_batches=config.train.micro_batches,
-        precision=AS_ON_A_CPU[config.train.precision], checkpointing=config.train.checkpointing,
+        precision=ON_SHAPES[config.train.precision], checkpointing=config.train.checkpointing,
         ema_decay=0.5 * bool(config.train.ema_decay), feature_loss=config.train.feature_loss,
         grad_clip=float(bool(config.train.grad_clip)),
     )  # fmt: skip
@@ -98,7 +98,7 @@ def cache_footprint(config: Config, height: int, width: int, at_once: int) -> Ca
     """
     plain, train = Config(model=config.model), config.train
     settings = replace(
-        plain.train, precision=AS_ON_A_CPU[train.precision], channels_last=train.channels_last
+        plain.train, precision=ON_SHAPES[train.precision], channels_last=train.channels_last
     )
     return _cache_footprint(replace(plain, train=settings), height, width, at_once)
 
