@@ -1,6 +1,7 @@
-"""Shape checks over `rap`, Hypothesis profiles, capped threads, and the device fixture."""
+"""Shape checks over `rap`, Hypothesis profiles, capped threads, signals, and the device fixture."""
 
 import os
+import signal
 
 from jaxtyping import install_import_hook
 
@@ -24,6 +25,13 @@ settings.register_profile(
     "ci", parent=settings.get_profile("dev"), max_examples=200, derandomize=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# A shell's background jobs ignore Ctrl-C, those of nohup a hangup: so would every process that a
+# test starts and stops. What is handled here has its default there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
