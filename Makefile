@@ -16,7 +16,8 @@ ARGS ?=
 
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep '^GPU')
 # Without a GPU the pinned release: a plain `torch` may be newer and bring gigabytes of CUDA packages.
-TORCH ?= $(if $(GPU),torch,torch==2.13.0)
+# Triton's interpreter then runs our kernels in test-all (torch for GPUs brings its own).
+TORCH ?= $(if $(GPU),torch,torch==2.13.0 "triton==3.6.0; sys_platform == 'linux'")
 PACKAGE := .$(if $(GPU),[cuda])
 # Named by content, not dated: a fresh copy of the same tree sets nothing up again.
 READY := .venv/ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
@@ -69,7 +70,7 @@ $(READY):
 ifeq ($(WHEELS),)
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -qq --upgrade "pip>=25.1"
-	@$(PIP) install -qq "$(TORCH)"
+	@$(PIP) install -qq $(TORCH)
 	@$(PIP) install -qq -e "$(PACKAGE)" --group dev
 else
 	@$(PYTHON) -m venv --without-pip .venv
