@@ -16,11 +16,12 @@ ARGS ?=
 
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep '^GPU')
 # Without a GPU the pinned release: a plain `torch` may be newer and bring gigabytes of CUDA packages.
-# Triton's interpreter then runs our kernels in test-all (torch for GPUs brings its own).
-TORCH ?= $(if $(GPU),torch,torch==2.13.0 "triton==3.6.0; sys_platform == 'linux'")
+TORCH ?= $(if $(GPU),torch,torch==2.13.0)
+# Whose Triton is none: the interpreter of this one runs our kernels in test-all.
+TRITON := $(if $(filter torch==2.13.0,$(TORCH)),"triton==3.6.0; sys_platform == 'linux'")
 PACKAGE := .$(if $(GPU),[cuda])
 # Named by content, not dated: a fresh copy of the same tree sets nothing up again.
-READY := .venv/ready-$(shell cksum pyproject.toml | cut -d ' ' -f 1)
+READY := .venv/ready-$(shell cat pyproject.toml Makefile | cksum | cut -d ' ' -f 1)
 
 PIP = .venv/bin/python -m pip
 PYTEST = .venv/bin/python -m pytest
@@ -70,7 +71,7 @@ $(READY):
 ifeq ($(WHEELS),)
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install -qq --upgrade "pip>=25.1"
-	@$(PIP) install -qq $(TORCH)
+	@$(PIP) install -qq "$(TORCH)" $(TRITON)
 	@$(PIP) install -qq -e "$(PACKAGE)" --group dev
 else
 	@$(PYTHON) -m venv --without-pip .venv

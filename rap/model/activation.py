@@ -35,18 +35,20 @@ def norm_silu(norm: nn.Module, x: Map) -> Map:
     )  # fmt: skip
 
 
+def live_norms(parts: Iterable[nn.Module]) -> list[nn.BatchNorm2d]:
+    """BatchNorms that normalise by their batch and gather its statistics."""
+    found = (module for part in parts for module in part.modules())
+    return [norm for norm in found if isinstance(norm, nn.BatchNorm2d) and norm.training]
+
+
 @contextmanager
 def counted_at_once(parts: Iterable[nn.Module]) -> Iterator[None]:
     """Count one more batch for every BatchNorm that learns; passes inside leave the counts alone.
 
     They are a number each, and adding one to it a kernel.
     """
-    norms = [
-        module
-        for part in parts
-        for module in part.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.training and module.momentum is not None
-    ]
+    # Without momentum the pass itself needs the count.
+    norms = [norm for norm in live_norms(parts) if norm.momentum is not None]
     counts = [norm.num_batches_tracked for norm in norms]
     if known := [count for count in counts if count is not None]:
         torch._foreach_add_(known, 1)

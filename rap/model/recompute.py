@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rap.model.activation import live_norms
+
 
 def recomputed(module: nn.Module, *inputs: Any, random: bool) -> Tensor:  # noqa: ANN401 (a module's)
     """A module's output, whose activations will be computed again when they are needed.
@@ -50,8 +52,7 @@ def _contexts(
 @contextmanager
 def _statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """The batch's own statistics still normalise; the running ones don't move."""
-    norms = [part for part in module.modules()
-             if isinstance(part, nn.BatchNorm2d) and part.training]  # fmt: skip
+    norms = live_norms([module])
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

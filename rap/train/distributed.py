@@ -50,6 +50,7 @@ from rap.camera import Camera
 from rap.config import Config, ConfigError, Precision
 from rap.data.images import ImageBank
 from rap.evaluate.inference import Locate, Poses, Streamed, predict, stream
+from rap.model.activation import live_norms
 from rap.scene import Frame
 from rap.synthesis.augment import Part
 from rap.synthesis.views import RefreshStats, share
@@ -136,10 +137,7 @@ class Ranks:
             return
         found = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
         gradients = [parameter.grad for parameter in found if parameter.grad is not None]
-        norms = [
-            norm for network in networks for norm in network.modules()
-            if isinstance(norm, nn.BatchNorm2d) and norm.training
-        ]  # fmt: skip
+        norms = live_norms(networks)
         statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var)]
         self.average([*gradients, *(value for value in statistics if value is not None)])
 

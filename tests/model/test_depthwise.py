@@ -293,6 +293,7 @@ class _Said(nn.Module):
         return self.function(x)
 
 
+@pytest.mark.slow
 def test_a_compiled_trunk_keeps_the_operator(
     device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
